@@ -1,0 +1,65 @@
+# `make` alone lists the targets. PYTHON chooses the interpreter that .venv is made with; ARGS goes to pytest or the bench.
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
+	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench bench-quick lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## make .venv from the lock file; does nothing when it is up to date
+	@:
+
+demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the delegation tree
+	@$(BIN)/tolsey demo
+
+test: setup ## run the tests; ARGS="-k name" chooses some
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: setup ## lint, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## rewrite the code in the project's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## measure, as ratios in one run
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: setup ## the same in a few seconds: that it runs, not what it says
+	@$(BIN)/python -m bench --quick $(ARGS)
+
+lock: ## write both lock files anew with the newest versions; needs uv
+	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
+	@$(LOCK) --extra third-party --group dev --output-file requirements-dev.lock
+	@$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
+
+clean: ## remove .venv, caches and build output
+	@rm -rf $(VENV) .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A changed lock file makes .venv anew, so that nothing is left over from the old one.
+$(VENV)/.locked: requirements-dev.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Tolsey needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) lacks the modules venv and ensurepip; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "setup: making $(VENV) and installing the locked packages (once, under a minute) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+	@echo "setup: done"
