@@ -1,0 +1,298 @@
+"""A Chain: what a verified token amounts to, Link by Link; and `clear`, which asks whether it allows a Call.
+
+A chain only ever grows: `start` makes the empty one, `grow` adds caveats that the HMACs have already vouched for. Since
+growing looks at nothing but the chain before and the bytes added, a remembered chain of a prefix is as good as a new
+one.
+
+Law 1 lives here: every caveat is looked at, all are ANDed, and what is not understood refuses.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from tolsey.call import Call
+from tolsey.errors import CaveatInvalid, Refusal, TokenForged, TokenMalformed
+from tolsey.token.caveats import (
+    CONDITIONS,
+    BudgetCaveat,
+    Depth,
+    Label,
+    MaxPrice,
+    Meaning,
+    Purpose,
+    parse_caveat,
+)
+from tolsey.token.macaroon import ThirdParty, mac_after, prefix_id
+from tolsey.token.wire import LIMITS, Caveat, Limits
+from tolsey.units import Amount
+
+CAPABILITY: Final = "tolsey"
+"""What the identifier of a capability token begins with."""
+
+ADMIN: Final = "tolsey-admin"
+"""What the identifier of an admin token begins with. One kind never opens what another does (RULES.md T12)."""
+
+_IDENTIFIER = re.compile(r"(tolsey|tolsey-admin):1:([A-Za-z0-9_-]{1,32}):[A-Za-z0-9_-]{22}:(0|[1-9]\d{0,2})", re.ASCII)
+_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Depth)
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """What an identifier of ours says: the kind of token, the key id, how many caveats the minter wrote."""
+
+    kind: str
+    key_id: str
+    minted: int
+
+
+def parse_identifier(identifier: bytes) -> Identifier:
+    """Read `tolsey:1:<key id>:<22 characters>:<n>`. Raises `TokenForged`: no key of ours began anything else."""
+    match = _IDENTIFIER.fullmatch(identifier.decode("ascii", "replace"))
+    if match is None:
+        raise TokenForged("the token's identifier is not one of ours")
+    return Identifier(match[1], match[2], int(match[3]))
+
+
+def write_identifier(kind: str, key_id: str, nonce: str, minted: int) -> bytes:
+    """Write an identifier. `nonce` is 22 characters of base64url, `minted` the number of the minter's caveats."""
+    identifier = f"{kind}:1:{key_id}:{nonce}:{minted}".encode("ascii")
+    parse_identifier(identifier)
+    return identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What one holder added. Link 0 (label None) is what stands before the first label."""
+
+    label: str | None
+    nonce: str | None
+    prefix_id: str
+
+
+class Account(NamedTuple):
+    """A place that a call is charged to. `limit` (nano-units) is None where a Link has no budget of its own: it is only
+    counted there. `parent` is the id of the account above, in the same unit.
+    """
+
+    id: str
+    unit: str
+    parent: str | None
+    label: str | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One caveat's meaning, with where it stands. `reason` is there when it was not understood: then it refuses."""
+
+    meaning: Meaning | None
+    text: str
+    link: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A verified token, or a verified prefix of one.
+
+    `prefix_ids[n]` names the prefix after n caveats; `links` run from root to bearer; `terms` are the caveats that can
+    refuse, in chain order; `budgets` are (unit, nano-units, prefix id, Link number, written by the minter).
+    """
+
+    identifier: Identifier
+    prefix_ids: tuple[str, ...]
+    links: tuple[Link, ...]
+    terms: tuple[Term, ...] = ()
+    budgets: "tuple[BudgetAt, ...]" = ()
+    third_parties: tuple[tuple[ThirdParty, int, int], ...] = field(default=(), repr=False)
+    root_is_bare: bool = True
+    _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def purse(self, unit: str) -> tuple[Account, ...]:
+        """Every account that a call priced in `unit` is charged to, root first; empty if no budget is in that unit.
+
+        A Link without a budget in that unit is an account without a limit.
+        """
+        known = self._purses.get(unit)
+        if known is None:
+            known = self._purses[unit] = tuple(self._accounts(unit))
+        return known
+
+    def _accounts(self, unit: str) -> Iterable[Account]:
+        parent: str | None = None
+        for number, link in enumerate(self.links):
+            mine = [b for b in self.budgets if b.link == number and b.unit == unit]
+            for budget in mine:
+                yield Account(budget.prefix_id, unit, parent, link.label, budget.nano)
+                parent = budget.prefix_id
+            if not mine and not (number == 0 and self.root_is_bare):
+                yield Account(link.prefix_id, unit, parent, link.label, None)
+                parent = link.prefix_id
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetAt:
+    """A budget caveat and where it stands."""
+
+    unit: str
+    nano: int
+    prefix_id: str
+    link: int
+    minted: bool
+    text: str
+
+
+def start(identifier: bytes, mac: bytes) -> Chain:
+    """The chain of a macaroon without caveats. Raises `TokenForged` for an identifier that is not ours."""
+    name = prefix_id(mac)
+    return Chain(parse_identifier(identifier), (name,), (Link(None, None, name),))
+
+
+def grow(chain: Chain, mac: bytes, caveats: Iterable[Caveat], limits: Limits = LIMITS) -> tuple[Chain, bytes]:
+    """Add caveats to a chain that ends in `mac`; return the longer chain and its MAC. Raises `TokenMalformed`.
+
+    Nothing here compares a signature: the caller does, with the MAC returned, before it believes the chain.
+    """
+    names = list(chain.prefix_ids)
+    links = list(chain.links)
+    terms = list(chain.terms)
+    budgets = list(chain.budgets)
+    third_parties = list(chain.third_parties)
+    root_is_bare = chain.root_is_bare
+    for caveat in caveats:
+        before, mac = mac, mac_after(mac, caveat)
+        name = prefix_id(mac)
+        names.append(name)
+        if caveat.vid is not None:
+            third_parties.append((ThirdParty(caveat, before), len(links) - 1, len(terms)))
+            continue
+        term = _term(caveat, len(links) - 1)
+        match term.meaning:
+            case Label(label, nonce):
+                links.append(Link(label, nonce, name))
+                continue
+            case BudgetCaveat(budget):
+                minted = len(names) - 1 <= chain.identifier.minted
+                amount = budget.amount
+                budgets.append(BudgetAt(amount.unit, amount.nano, name, len(links) - 1, minted, term.text))
+            case Purpose():
+                pass
+            case _:
+                terms.append(term)
+        root_is_bare = root_is_bare and len(links) > 1
+    if len(links) > limits.links or len(budgets) > limits.accounts:
+        raise TokenMalformed(f"a token has at most {limits.links} Links and {limits.accounts} budgets")
+    grown = Chain(
+        chain.identifier,
+        tuple(names),
+        tuple(links),
+        tuple(terms),
+        tuple(budgets),
+        tuple(third_parties),
+        root_is_bare,
+    )
+    return grown, mac
+
+
+def _term(caveat: Caveat, link: int) -> Term:
+    try:
+        return Term(parse_caveat(caveat.cid), str(caveat), link)
+    except CaveatInvalid as error:
+        return Term(None, str(caveat), link, error.detail)
+
+
+def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
+    """The chain with the caveats of its verified discharges put in where their third-party caveats stand.
+
+    `found` are pairs of a third-party caveat's number on the chain and a caveat of its discharge. What would open an
+    account or a Link, or count them, has no meaning in a discharge and refuses (RULES.md T7).
+    """
+    added: dict[int, list[Term]] = {}
+    for number, caveat in found:
+        _, link, at = chain.third_parties[number]
+        term = _term(caveat, link)
+        if isinstance(term.meaning, _NOT_IN_A_DISCHARGE):
+            term = Term(None, term.text, link, "this caveat may not stand in a discharge")
+        added.setdefault(at, []).append(term)
+    terms: list[Term] = []
+    for at in range(len(chain.terms) + 1):
+        terms += added.get(at, [])
+        terms += chain.terms[at : at + 1]
+    return Chain(
+        chain.identifier,
+        chain.prefix_ids,
+        chain.links,
+        tuple(terms),
+        chain.budgets,
+        chain.third_parties,
+        chain.root_is_bare,
+    )
+
+
+class Clearance(NamedTuple):
+    """The chain allows the call, as far as its price."""
+
+    chain: Chain
+    max_prices: tuple[Term, ...]
+
+    def purse(self, price: Amount) -> tuple[Account, ...] | Refusal:
+        """The accounts to charge `price` to, root first, or why it may not be charged.
+
+        A price above 0 needs a budget in its unit among the caveats that the minter wrote: what a holder appends can
+        only restrict (RULES.md T10, T11).
+        """
+        for term in self.max_prices:
+            if isinstance(term.meaning, MaxPrice):
+                most = term.meaning.amount
+                if price.nano and (price.unit != most.unit or price.nano > most.nano):
+                    return refusal_of(self.chain, term, "caveat_refused", f"the price {price} is above {most}")
+        if price.nano == 0:
+            return ()
+        minted_units = {budget.unit for budget in self.chain.budgets if budget.minted}
+        if price.unit not in minted_units:
+            return Refusal(
+                "budget_missing",
+                f"the call costs {price} and the token was minted without a budget in {price.unit}",
+                unit=price.unit,
+            )
+        for budget in self.chain.budgets:
+            if budget.unit != price.unit and budget.unit not in minted_units:
+                term = Term(None, budget.text, budget.link)
+                return refusal_of(
+                    self.chain,
+                    term,
+                    "budget_missing",
+                    f"the call costs {price} and this Link may only spend {budget.unit}",
+                )
+        return self.chain.purse(price.unit)
+
+
+def clear(chain: Chain, call: Call) -> Clearance | Refusal:
+    """Ask every caveat in chain order whether it allows `call`; the first that does not is the Refusal."""
+    max_prices = []
+    for term in chain.terms:
+        meaning = term.meaning
+        if isinstance(meaning, CONDITIONS):
+            reason = meaning.refusal(call)
+            if reason is not None:
+                return refusal_of(chain, term, meaning.code, reason)
+        elif meaning is None:
+            return refusal_of(chain, term, "caveat_unknown", term.reason)
+        elif isinstance(meaning, MaxPrice):
+            max_prices.append(term)
+        elif isinstance(meaning, Depth):
+            after = len(chain.links) - 1 - term.link
+            if after > meaning.links:
+                detail = f"{after} Links follow where {meaning.links} are allowed"
+                return refusal_of(chain, term, "caveat_refused", detail)
+        else:
+            return refusal_of(chain, term, "caveat_unknown", "this caveat cannot be decided here")
+    return Clearance(chain, tuple(max_prices))
+
+
+def refusal_of(chain: Chain, term: Term, code: str, detail: str) -> Refusal:
+    """A Refusal that names the term's Link and caveat."""
+    link = chain.links[term.link]
+    return Refusal(code, detail, link=link.label, prefix_id=link.prefix_id, caveat=term.text)

@@ -1,0 +1,219 @@
+"""Handing on: which caveats to append, whether they are narrower than what is there, and what a token amounts to.
+
+Offline and unverified by nature: only the gateway has the keys. Writing a caveat that is wider than its parent is
+refused here because it is a mistake; had it been written, the narrower one would still hold.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tolsey.errors import CaveatInvalid, CaveatWider
+from tolsey.token.caveats import (
+    BudgetCaveat,
+    Depth,
+    Expires,
+    Label,
+    MaxPrice,
+    Meaning,
+    Method,
+    Network,
+    Peer,
+    Scope,
+    Upstream,
+    format_time,
+    glob_matches,
+    parse_caveat,
+)
+from tolsey.token.macaroon import Macaroon, prefix_id
+from tolsey.token.wire import LIMITS
+
+
+def compose(
+    *,
+    label: str,
+    nonce: str,
+    scope: str | None = None,
+    expires: str | None = None,
+    budget: str | None = None,
+    caveats: Sequence[str] = (),
+) -> list[str]:
+    """The caveats of one Link: `label` first, `budget` last, so that the final prefix id is the account's (RULES.md
+    T2).
+
+    Each must be one that we know. Raises `CaveatInvalid`.
+    """
+    if not label.strip() or label != label.strip():
+        raise CaveatInvalid("label: a label is not empty and has no white space around it")
+    texts = [f"label = {label} {nonce}"]
+    texts += [f"scope = {scope}"] if scope is not None else []
+    texts += [f"expires = {expires}"] if expires is not None else []
+    texts += caveats
+    texts += [f"budget = {budget}"] if budget is not None else []
+    for text in texts:
+        meaning = parse_caveat(text.encode("utf-8"))
+        if isinstance(meaning, Label) and text is not texts[0]:
+            raise CaveatInvalid("label: one Link has one label")
+        if len(text.encode("utf-8")) > LIMITS.caveat_bytes:
+            raise CaveatInvalid(f"a caveat has at most {LIMITS.caveat_bytes} bytes")
+    return texts
+
+
+def narrow(parent: Macaroon, texts: Sequence[str]) -> Macaroon:
+    """Append one Link's caveats to `parent`, refusing any that is wider. Raises `CaveatWider` or `CaveatInvalid`."""
+    held = meanings(parent)
+    links_after_depth = 0
+    for meaning in held:
+        if isinstance(meaning, Label):
+            links_after_depth += 1
+    for text in texts:
+        meaning = parse_caveat(text.encode("utf-8"))
+        for earlier in held:
+            wider = _wider(meaning, earlier)
+            if wider:
+                raise CaveatWider(f"{text!r} is wider than its parent: {wider}")
+    for number, meaning in enumerate(held):
+        if isinstance(meaning, Depth):
+            after = sum(isinstance(later, Label) for later in held[number:]) + 1
+            if after > meaning.links:
+                raise CaveatWider(f"the parent may not be handed on: its depth allows {meaning.links} Links after it")
+    if len(parent.caveats) + len(texts) > LIMITS.caveats:
+        raise CaveatInvalid(f"a token has at most {LIMITS.caveats} caveats")
+    if links_after_depth + 1 >= LIMITS.links:
+        raise CaveatInvalid(f"a token has at most {LIMITS.links} Links")
+    return parent.attenuate(*texts)
+
+
+def meanings(macaroon: Macaroon) -> list[Meaning]:
+    """What the first-party caveats mean, in order; those that are not understood are left out."""
+    found = []
+    for caveat in macaroon.caveats:
+        if caveat.vid is None:
+            try:
+                found.append(parse_caveat(caveat.cid))
+            except CaveatInvalid:
+                continue
+    return found
+
+
+def _wider(new: Meaning, held: Meaning) -> str | None:
+    """Why `new` would allow something that `held` does not; None if it is as narrow, or about something else."""
+    match new, held:
+        case BudgetCaveat(mine), BudgetCaveat(theirs):
+            same = (mine.amount.unit, mine.period) == (theirs.amount.unit, theirs.period)
+            return f"it has {theirs}" if same and mine.amount.nano > theirs.amount.nano else None
+        case MaxPrice(price), MaxPrice(most):
+            return f"it has {most}" if price.unit == most.unit and price.nano > most.nano else None
+        case Expires(at), Expires(before):
+            return f"it expires {format_time(before)}" if at > before else None
+        case Scope(mine_), Scope(theirs_):
+            wide = [p.text for p in mine_ if not any(p.within(q) for q in theirs_)]
+            return f"it has {' '.join(q.text for q in theirs_)}" if wide else None
+        case Method(names), Method(allowed):
+            return f"it has {', '.join(allowed)}" if set(names) - set(allowed) else None
+        case Upstream(globs), Upstream(allowed):
+            wide = [g for g in globs if not any(_glob_within(g, a) for a in allowed)]
+            return f"it has {' '.join(allowed)}" if wide else None
+        case Peer(networks), Peer(allowed_):
+            wide_ = [n for n in networks if not any(_network_within(n, a) for a in allowed_)]
+            return f"it has {' '.join(map(str, allowed_))}" if wide_ else None
+    return None
+
+
+def _glob_within(glob: str, other: str) -> bool:
+    """Whether all that `glob` means is surely meant by `other`; a `*` in `glob` is only matched by a `*`."""
+    return glob_matches(other, glob)
+
+
+def _network_within(network: Network, other: Network) -> bool:
+    return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]  # versions are equal
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedLink:
+    """A Link as it is written: its label and nonce, and its caveats' texts without the label."""
+
+    label: str | None
+    nonce: str | None
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a token says. Nothing of it is verified: only the gateway has the key.
+
+    `prefix_id` names the whole token; the ids of its earlier prefixes cannot be known without the key. `budgets` are
+    the least limits, one for each unit; `expires` the earliest end, RFC 3339; `scope` and `method` the alternatives of
+    each caveat, all of which must allow a call; `problems` are the caveats that a gateway will refuse.
+    """
+
+    identifier: str
+    prefix_id: str
+    links: tuple[UnverifiedLink, ...]
+    expires: str | None
+    budgets: tuple[str, ...]
+    max_prices: tuple[str, ...]
+    scope: tuple[str, ...]
+    method: tuple[str, ...]
+    third_parties: tuple[str, ...]
+    discharges: int
+    problems: tuple[str, ...]
+    verified: bool = False
+
+
+def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspection:
+    """Say what a macaroon amounts to."""
+    links: list[tuple[str | None, str | None, list[str]]] = [(None, None, [])]
+    problems: list[str] = []
+    third_parties: list[str] = []
+    known: list[Meaning] = []
+    for caveat in macaroon.caveats:
+        if caveat.vid is not None:
+            place = (caveat.location or b"").decode("utf-8", "backslashreplace")
+            third_parties.append(place)
+            links[-1][2].append(f"third party: {place}")
+            continue
+        try:
+            meaning = parse_caveat(caveat.cid)
+        except CaveatInvalid as error:
+            problems.append(f"{str(caveat)!r}: {error.detail}")
+            links[-1][2].append(str(caveat))
+            continue
+        known.append(meaning)
+        if isinstance(meaning, Label):
+            links.append((meaning.name, meaning.nonce, []))
+        else:
+            links[-1][2].append(str(caveat))
+    ends = [meaning.at for meaning in known if isinstance(meaning, Expires)]
+    return Inspection(
+        identifier=macaroon.identifier.decode("utf-8", "backslashreplace"),
+        prefix_id=prefix_id(macaroon.signature),
+        links=tuple(
+            UnverifiedLink(label, nonce, tuple(texts))
+            for number, (label, nonce, texts) in enumerate(links)
+            if number or texts
+        ),
+        expires=format_time(min(ends)) if ends else None,
+        budgets=tuple(
+            _least(
+                (str(m.budget), m.budget.amount.nano, (m.budget.amount.unit, m.budget.period))
+                for m in known
+                if isinstance(m, BudgetCaveat)
+            )
+        ),
+        max_prices=tuple(
+            _least((str(m.amount), m.amount.nano, m.amount.unit) for m in known if isinstance(m, MaxPrice))
+        ),
+        scope=tuple(" ".join(p.text for p in m.patterns) for m in known if isinstance(m, Scope)),
+        method=tuple(", ".join(m.names) for m in known if isinstance(m, Method)),
+        third_parties=tuple(third_parties),
+        discharges=len(discharges),
+        problems=tuple(problems),
+    )
+
+
+def _least(amounts: Iterable[tuple[str, int, object]]) -> list[str]:
+    least: dict[object, tuple[int, str]] = {}
+    for text, nano, kind in amounts:
+        if kind not in least or nano < least[kind][0]:
+            least[kind] = (nano, text)
+    return [text for _, text in least.values()]
