@@ -1,0 +1,1 @@
+"""The ledger's rules: pure, and the same for every store."""
