@@ -1,0 +1,1 @@
+"""Where the ledger is kept: the rules under a real disk."""

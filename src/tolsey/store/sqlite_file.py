@@ -1,0 +1,113 @@
+"""The file under the SQLite ledger: its connections, its statements, and what it must not lie on."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
+
+MINIMUM_SQLITE: Final = (3, 37, 0)
+BUSY_MS: Final = 250
+"""How long SQLite itself waits for a lock that somebody holds outside the turn, in milliseconds."""
+
+MOST_ROWS: Final = 32
+"""Rows in one statement, at most."""
+
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.glusterfs"}
+)
+
+Durability = Literal["full", "normal"]
+
+ANCESTRY: Final = """
+    WITH RECURSIVE up (id, unit, parent, d) AS (
+        SELECT id, unit, parent, 0 FROM account WHERE n = ?
+        UNION ALL
+        SELECT a.id, a.unit, a.parent, d + 1 FROM account a JOIN up ON a.id = up.parent AND a.unit = up.unit
+    )
+    SELECT id, unit FROM up ORDER BY d DESC
+"""
+"""The accounts from the root down to one."""
+
+INSERT_ACCOUNT: Final = 'INSERT INTO account (n, id, unit, parent, label, "limit", spent, held, calls, open, opened_at)'
+ACCOUNT_CHANGED: Final = (
+    "ON CONFLICT (n) DO UPDATE SET spent = excluded.spent, held = excluded.held, calls = excluded.calls,"
+    " open = excluded.open"
+)
+INSERT_ENTRY: Final = "INSERT INTO entry (at, kind, hold, leaf, amount, owner, config, note)"
+INSERT_HOLD: Final = "INSERT INTO hold (id, leaf, amount, owner, at)"
+
+
+@lru_cache(maxsize=MOST_ROWS)
+def delete_holds_sql(rows: int) -> str:
+    """The statement that removes so many open holds."""
+    return f"DELETE FROM hold WHERE id IN ({','.join('?' * rows)})"  # noqa: S608 - only question marks are put in
+
+
+@lru_cache(maxsize=8 * MOST_ROWS)
+def insert_sql(insert: str, columns: int, rows: int, conflict: str) -> str:
+    """The statement that inserts so many rows."""
+    marks = f"({','.join('?' * columns)})"
+    return f"{insert} VALUES {','.join([marks] * rows)} {conflict}"
+
+
+_T = TypeVar("_T")
+
+
+def parts(rows: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """Cut rows into parts of `MOST_ROWS`, so that few enough statements are prepared to keep them all."""
+    for at in range(0, len(rows), MOST_ROWS):
+        yield rows[at : at + MOST_ROWS]
+
+
+def connect(path: Path, durability: Durability) -> sqlite3.Connection:
+    """Open a connection for writing, with every setting that the ledger relies on."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=8 * MOST_ROWS)
+    db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA trusted_schema = OFF")
+    return db
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write, for reports on a live ledger. Raises `LedgerRefused` where there is none."""
+    if not path.exists():
+        raise LedgerRefused(f"there is no ledger at {path}")
+    db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+    db.execute("PRAGMA query_only = ON")
+    db.execute("PRAGMA busy_timeout = 5000")
+    return db
+
+
+def unavailable(what: str, error: sqlite3.Error) -> LedgerUnavailable:
+    """The error to raise for one of SQLite's."""
+    kind = LedgerFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else LedgerUnavailable
+    return kind(f"{what}: {error}")
+
+
+def check_library(version: tuple[int, int, int]) -> None:
+    """Raise `LedgerRefused` for a SQLite that cannot hold the ledger."""
+    if version < MINIMUM_SQLITE:
+        raise LedgerRefused(f"SQLite {'.'.join(map(str, version))} is too old; 3.37.0 or later is needed")
+
+
+def check_file_system(path: Path) -> None:
+    """Raise `LedgerRefused` where the file would lie on a network file system, whose locks cannot be relied on."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return
+    best, kind = "", ""
+    target = str(path.absolute())
+    for fields in mounts:
+        point = fields[4].replace("\\040", " ")
+        if (target == point or target.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, fields[fields.index("-") + 1]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise LedgerRefused(f"{path} lies on a network file system ({kind}); SQLite needs a local disk")
