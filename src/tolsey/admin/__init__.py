@@ -1,0 +1,1 @@
+"""The admin listener, which is never the data port."""

@@ -1,0 +1,1 @@
+"""The passage of one call, and the HTTP around it."""

@@ -1,0 +1,174 @@
+"""The ASGI application: bytes in, a Call through the passage, bytes out. Any ASGI server can run it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from tolsey.call import path_fault, query_fault
+from tolsey.errors import LedgerUnavailable, Refusal, TokenError
+from tolsey.gateway import headers as header_rules
+from tolsey.gateway.client import Client, Receive, Send
+from tolsey.gateway.passage import Passage, Request
+from tolsey.ledger.rules import Balance
+from tolsey.token.caveats import Expires, format_time
+from tolsey.token.chain import Chain
+from tolsey.units import format_nano
+
+OWN_PREFIX: Final = "/.tolsey/"
+"""Paths under this are the gateway's own and never routed."""
+
+Lifespan = Callable[[], Awaitable[None]]
+
+
+class Gateway:
+    """The application on the data port. `startup` builds the passage, `shutdown` drains it."""
+
+    def __init__(self, startup: Callable[[], Awaitable[Passage]], shutdown: Lifespan) -> None:
+        self._startup = startup
+        self._shutdown = shutdown
+        self._passage: Passage | None = None
+        self.started = asyncio.Event()
+        """Set when calls can be taken."""
+        self._loop: asyncio.AbstractEventLoop
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One ASGI scope."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            raise NotImplementedError(f"{scope['type']} is not served")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._loop = asyncio.get_running_loop()
+                self._passage = await self._startup()
+                await send({"type": "lifespan.startup.complete"})
+                self.started.set()
+            elif message["type"] == "lifespan.shutdown":
+                await self._shutdown()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        passage = self._passage
+        if passage is None:
+            raise RuntimeError("the gateway was not started")
+        request = read_request(scope)
+        has_body = isinstance(request, Refusal) or request.size != 0
+        client = Client(self._loop, receive, send, scope["method"], has_body=has_body)
+        try:
+            if isinstance(request, Refusal):
+                await client.refuse(request)
+            elif request.path.startswith(OWN_PREFIX):
+                await _own(passage, request, client)
+            else:
+                await passage.serve(request, client)
+        except asyncio.CancelledError:
+            if client.cut is None:
+                raise
+        finally:
+            client.done()
+
+
+def read_request(scope: dict[str, Any]) -> Request | Refusal:
+    """Read a request's head, or say what is wrong with it."""
+    raw: bytes = scope["raw_path"]
+    query: bytes = scope["query_string"]
+    fault = path_fault(raw)
+    if fault is not None:
+        return Refusal("path_invalid", f"the path is refused: {fault}")
+    fault = query_fault(query)
+    if fault is not None:
+        return Refusal("path_invalid", f"the request target is refused: {fault}")
+    size: int | None = 0
+    host = ""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > 18:
+                return Refusal("request_invalid", "the Content-Length is not a number")
+            size = int(value)
+        elif name == b"transfer-encoding":
+            size = None
+        elif name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"upgrade" and value.strip().lower() != b"h2c":
+            return Refusal("request_invalid", "upgrading the connection is not supported")
+    client = scope.get("client")
+    return Request(
+        scope["method"],
+        raw.decode("ascii"),
+        query.decode("ascii"),
+        scope["headers"],
+        client[0] if client else "",
+        scope["scheme"],
+        host,
+        size,
+    )
+
+
+async def _own(passage: Passage, request: Request, client: Client) -> None:
+    """The gateway's own paths: what a holder may ask about its token."""
+    if request.path != OWN_PREFIX + "balance":
+        await client.refuse(Refusal("route_missing", "no such path of the gateway's own"))
+        return
+    if request.method not in ("GET", "HEAD"):
+        await client.refuse(Refusal("method_not_allowed", "a balance can only be read", allow=("GET", "HEAD")))
+        return
+    token = header_rules.credential(request.headers)
+    if isinstance(token, Refusal):
+        await client.refuse(token)
+        return
+    try:
+        chain = passage.verifier.verify(token)
+        balances = [
+            balance
+            for unit in dict.fromkeys(budget.unit for budget in chain.budgets)
+            for balance in await passage.book.balances(chain.purse(unit))
+        ]
+    except TokenError as error:
+        await client.refuse(Refusal(error.code, error.detail))
+        return
+    except LedgerUnavailable as error:
+        await client.refuse(Refusal("ledger_unavailable", error.detail))
+        return
+    body = msgspec.json.encode(_balance(chain, balances, passage.disclose_chain))
+    await client.start(
+        200,
+        [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode("ascii")),
+            (b"cache-control", b"no-store"),
+        ],
+    )
+    await client.send(b"" if client.method == "HEAD" else body, more=False)
+
+
+def _balance(chain: Chain, balances: list[Balance], disclose_chain: bool) -> dict[str, object]:
+    own = {budget.prefix_id for budget in chain.budgets if budget.link == len(chain.links) - 1}
+    own.add(chain.links[-1].prefix_id)
+    ends = [term.meaning.at for term in chain.terms if isinstance(term.meaning, Expires)]
+    return {
+        "prefix_id": chain.prefix_ids[-1],
+        "label": chain.links[-1].label,
+        "expires": format_time(min(ends)) if ends else None,
+        "accounts": [
+            {
+                "id": b.account.id,
+                "label": b.account.label,
+                "unit": b.account.unit,
+                "limit": None if b.account.limit is None else format_nano(b.account.limit),
+                "spent": format_nano(b.spent),
+                "held": format_nano(b.held),
+                "remaining": None if b.account.limit is None else format_nano(b.account.limit - b.spent - b.held),
+                "calls": b.calls,
+            }
+            for b in balances
+            if disclose_chain or b.account.id in own
+        ],
+    }

@@ -1,0 +1,141 @@
+"""The downstream side of one call over ASGI: its request body, its response, its going away, its being late.
+
+A call that is over within `PATIENCE_SECONDS` costs no more than a timer. After that, somebody listens for the client's
+disconnect, and for silence on either side, and cancels the call; `cut` then says why.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from enum import StrEnum
+from typing import Any, Final
+
+from tolsey.errors import Refusal
+from tolsey.gateway import problems
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PATIENCE_SECONDS: Final = 0.05
+"""How long a call runs before its client's disconnect is listened for."""
+
+TICK_SECONDS: Final = 1.0
+"""How often a long call is looked at."""
+
+MAX_DURATION_SECONDS: Final = 3600.0
+"""After this a call is cut and settled (RULES.md M9)."""
+
+
+class Cut(StrEnum):
+    """Why a call was cancelled from this side."""
+
+    DISCONNECTED = "the client went away"
+    SILENT = "nothing moved for too long"
+    TOO_LONG = "the call took longer than an hour"
+
+
+class BodyTooLarge(Exception):
+    """The request body grew beyond the route's limit."""
+
+
+class Client:
+    """One client waiting for one response.
+
+    `method` is there because a HEAD has no body. `timeout` is how many seconds of silence are borne on either side.
+    """
+
+    __slots__ = (
+        "_body_done",
+        "_loop",
+        "_receive",
+        "_send",
+        "_since",
+        "_started",
+        "_task",
+        "_timer",
+        "_watcher",
+        "cut",
+        "method",
+        "started",
+        "timeout",
+    )
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, receive: Receive, send: Send, method: str, *, has_body: bool
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._loop = loop
+        self._task = asyncio.current_task(loop)
+        self._body_done = not has_body
+        self._started = self._since = self._loop.time()
+        self._timer = self._loop.call_later(PATIENCE_SECONDS, self._tick)
+        self._watcher: asyncio.Task[None] | None = None
+        self.cut: Cut | None = None
+        self.method = method
+        self.timeout = 60.0
+        self.started = False
+
+    def moved(self) -> None:
+        """Something moved: the measure of silence begins anew."""
+        self._since = self._loop.time()
+
+    def done(self) -> None:
+        """The call is over; nothing cancels it any more."""
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if now - self._since > self.timeout:
+            self._cancel(Cut.SILENT)
+        elif now - self._started > MAX_DURATION_SECONDS:
+            self._cancel(Cut.TOO_LONG)
+        else:
+            if self._watcher is None and self._body_done:
+                self._watcher = self._loop.create_task(self._watch())
+            self._timer = self._loop.call_later(min(TICK_SECONDS, self.timeout / 4), self._tick)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._cancel(Cut.DISCONNECTED)
+
+    def _cancel(self, why: Cut) -> None:
+        if self.cut is None and self._task is not None:
+            self.cut = why
+            self._task.cancel()
+
+    async def body(self, limit: int | None) -> AsyncIterator[bytes]:
+        """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes."""
+        size = 0
+        while not self._body_done:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._cancel(Cut.DISCONNECTED)
+                return
+            self.moved()
+            piece = message.get("body", b"")
+            self._body_done = not message.get("more_body", False)
+            size += len(piece)
+            if limit is not None and size > limit:
+                raise BodyTooLarge
+            if piece:
+                yield piece
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the response's head."""
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, piece: bytes, *, more: bool) -> None:
+        """Send a piece of the body; waits while the client is slow."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        self.moved()
+
+    async def refuse(self, refusal: Refusal, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        """Send a refusal as a whole response."""
+        status, headers, body = problems.response(refusal)
+        headers.extend(extra)
+        await self.start(status, headers)
+        await self.send(b"" if self.method == "HEAD" else body, more=False)

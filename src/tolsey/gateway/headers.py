@@ -1,0 +1,180 @@
+"""What is taken from a request's headers, and what is passed on, up and down (RULES.md T8, H4, H5)."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tolsey.errors import Refusal, TokenError
+from tolsey.token.caveats import Network
+from tolsey.token.macaroon import Macaroon
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, as ASGI gives them."""
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+"""RFC 9110 section 7.6.1, and what its predecessors called so."""
+
+OVERRIDES: Final = frozenset(
+    {
+        b"x-original-url",
+        b"x-rewrite-url",
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
+        b"x-envoy-original-path",
+    }
+)
+"""With these a client could have one path or method priced and another served."""
+
+_DROPPED_UP: Final = HOP_BY_HOP | OVERRIDES | {b"host", b"expect", b"forwarded"}
+_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
+
+
+def credential(headers: Headers) -> str | Refusal:
+    """The token that a request carries, or why there is not exactly one."""
+    found: str | None = None
+    count = 0
+    for name, value in headers:
+        if name in _CREDENTIALS:
+            count += 1
+            text = value.decode("latin-1").strip()
+            if name == b"x-api-key":
+                found = text
+            else:
+                scheme, _, rest = text.partition(" ")
+                found = rest.strip() if scheme.lower() == "bearer" else None
+    if count > 1:
+        return Refusal("credentials_ambiguous", "send one credential: Authorization or X-Api-Key, once")
+    if found is None:
+        return Refusal("token_missing", "send a token as 'Authorization: Bearer …' or 'X-Api-Key: …'")
+    return found
+
+
+def is_ours(name: bytes, value: bytes) -> bool:
+    """Whether a credential header holds one of our tokens, whose place is never upstream."""
+    text = value.decode("latin-1").strip()
+    if name == b"authorization":
+        scheme, _, text = text.partition(" ")
+        if scheme.lower() in ("l402", "lsat"):
+            return True
+    text = text.strip()
+    if text.startswith("tolsey"):
+        return True
+    try:
+        return any(macaroon.identifier.startswith(b"tolsey") for macaroon in Macaroon.deserialize_all(text))
+    except TokenError:
+        return False
+
+
+def up(
+    headers: Headers,
+    *,
+    peer: str,
+    socket_peer: str,
+    scheme: str,
+    host: str,
+    keep_foreign_credentials: bool,
+    configured: Sequence[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """The headers to send upstream: ours and the connection's taken out, forwarding rewritten, the configured ones set.
+
+    `peer` is the client's address as far as it is trusted, `socket_peer` that of the connection. With
+    `keep_foreign_credentials` (a public route) a credential that is not one of ours is the upstream's business.
+    """
+    replaced = {name.lower().encode("ascii") for name, _ in configured}
+    named = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
+    out: list[tuple[str, str]] = []
+    for name, value in headers:
+        if name in _DROPPED_UP or name in named or name in replaced or b"_" in name:
+            continue
+        if name in _CREDENTIALS and not (keep_foreign_credentials and not is_ours(name, value)):
+            continue
+        if name.startswith((b"tolsey-", b"x-forwarded-")):
+            continue
+        out.append((name.decode("latin-1"), value.decode("latin-1")))
+    chain = peer if peer == socket_peer else f"{peer}, {socket_peer}"
+    out.append(("x-forwarded-for", chain))
+    out.append(("x-forwarded-proto", scheme))
+    if host:
+        out.append(("x-forwarded-host", host))
+    out.extend(configured)
+    return out
+
+
+def down(headers: Iterable[tuple[str, str]], *, origin: str, prefix: str) -> list[tuple[bytes, bytes]]:
+    """The upstream's headers as the client gets them.
+
+    `origin` (`http://host:port`) and `prefix` are the upstream's: a Location there becomes one here.
+    """
+    out: list[tuple[bytes, bytes]] = []
+    named: set[bytes] = set()
+    for text, value in headers:
+        name = text.encode("latin-1").lower()
+        if name in HOP_BY_HOP or name.startswith(b"tolsey-"):
+            if name == b"connection":
+                named.update(word.strip().lower() for word in value.encode("latin-1").split(b","))
+            continue
+        local = local_location(value, origin=origin, prefix=prefix) if name == b"location" else value
+        out.append((name, local.encode("latin-1")))
+    return [header for header in out if header[0] not in named] if named else out
+
+
+def local_location(value: str, *, origin: str, prefix: str) -> str:
+    """A Location on the upstream's own origin as a path of ours; any other as it is."""
+    rest = value
+    if value.lower().startswith(origin.lower()) and value[len(origin) : len(origin) + 1] in ("", "/", "?", "#"):
+        rest = value[len(origin) :] or "/"
+        if not rest.startswith("/"):
+            rest = "/" + rest
+    if rest.startswith("/") and not rest.startswith("//") and prefix and rest.startswith(prefix):
+        after = rest[len(prefix) :]
+        if after[:1] in ("", "/", "?", "#"):
+            return after if after.startswith("/") else "/" + after
+    return rest
+
+
+def client_address(headers: Headers, socket_peer: str, trusted: Sequence[Network]) -> str:
+    """The client's address: the socket's, or, behind trusted proxies, the last forwarded one that is not such a
+    proxy.
+    """
+    if not trusted or not _is_in(socket_peer, trusted):
+        return socket_peer
+    forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for")
+    for word in reversed(forwarded.decode("latin-1").split(",")):
+        address = word.strip()
+        if not _is_address(address):
+            break
+        if not _is_in(address, trusted):
+            return address
+    return socket_peer
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in(text: str, networks: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)

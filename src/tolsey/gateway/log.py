@@ -1,0 +1,92 @@
+"""One line for a served call, as JSON; and refusals, as totals. Never a token, a key, a query or a header.
+
+Lines are gathered and written a few times a second, so that a call does not wait for the log. Refusals of verified
+tokens are counted in bounded memory and flushed once a second (RULES.md L9); unverified calls leave no line at all.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tolsey.errors import Refusal
+
+FLUSH_SECONDS: Final = 0.2
+ATOMIC_BYTES: Final = 4096
+"""A write of at most this many bytes to a pipe is not mixed with another worker's (POSIX, PIPE_BUF)."""
+MAX_REFUSAL_KEYS: Final = 1024
+"""How many (prefix id, code) pairs are told apart between two flushes; further ones are counted together."""
+
+
+class CallRecord(msgspec.Struct, omit_defaults=False, tag_field="event", tag="call"):
+    """What is known of a call as it goes on, and at its end the line for it.
+
+    `at` is nanoseconds since the epoch, `status` the upstream's; `cost` is what was charged, None if nothing was, and
+    `ms` how long the call took.
+    """
+
+    at: int
+    method: str
+    path: str
+    upstream: str
+    hold: str | None = None
+    status: int | None = None
+    cost: str | None = None
+    note: str = ""
+    ms: float = 0.0
+
+
+class CallLog:
+    """Gathers lines and hands them to `write` as bytes. `now` returns nanoseconds since the epoch."""
+
+    def __init__(self, write: Callable[[bytes], object], now: Callable[[], int]) -> None:
+        self._write = write
+        self._now = now
+        self._lines: list[bytes] = []
+        self._refusals: dict[tuple[str, str], int] = {}
+        self._armed = False
+        self._loop = asyncio.get_running_loop()
+        self._encode = msgspec.json.Encoder().encode
+
+    def served(self, record: CallRecord) -> None:
+        """Write one line for a call that was forwarded, or tried to be."""
+        record.ms = (self._now() - record.at) // 1000 / 1000
+        self._lines.append(self._encode(record))
+        self._arm()
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a refusal of a verified token."""
+        key = (refusal.prefix_id or "", refusal.code)
+        if key not in self._refusals and len(self._refusals) >= MAX_REFUSAL_KEYS:
+            key = ("", refusal.code)
+        self._refusals[key] = self._refusals.get(key, 0) + 1
+        self._arm()
+
+    def flush(self) -> None:
+        """Write everything now."""
+        self._armed = False
+        for (prefix_id, code), count in self._refusals.items():
+            total = {
+                "event": "refused",
+                "at": self._now(),
+                "prefix_id": prefix_id or None,
+                "code": code,
+                "count": count,
+            }
+            self._lines.append(self._encode(total))
+        self._refusals.clear()
+        lines, self._lines = self._lines, []
+        piece = bytearray()
+        for line in lines:
+            if piece and len(piece) + len(line) >= ATOMIC_BYTES:
+                self._write(bytes(piece))
+                piece.clear()
+            piece += line + b"\n"
+        if piece:
+            self._write(bytes(piece))
+
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            self._loop.call_later(FLUSH_SECONDS, self.flush)

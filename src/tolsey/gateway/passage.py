@@ -1,0 +1,279 @@
+"""The life of one call, in order. Read this file to know what the gateway does.
+
+1 route, 2 credential, 3 verify, 4 clear, 5 quote, 6 reserve (on disk before anything is sent), 7 the upstream, 8
+settle, which is always reached: also on cancel, timeout and disconnect. Each step either goes on or gives a Refusal,
+and the first Refusal is the answer. What a step decides is decided elsewhere, in the pure floors; what is here is the
+order.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tolsey.call import Call
+from tolsey.errors import LedgerUnavailable, Refusal, TokenError
+from tolsey.gateway import headers as header_rules
+from tolsey.gateway.client import BodyTooLarge, Client, Cut
+from tolsey.gateway.log import CallLog, CallRecord
+from tolsey.gateway.routes import Mode, Route, Routes
+from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
+from tolsey.ledger.rules import Conflict, Granted, Outcome, Reserve, Settle, Shortfall, TooManyHolds, Void
+from tolsey.store.book import Book
+from tolsey.token.caveats import Network
+from tolsey.token.chain import Account, Chain, clear
+from tolsey.token.verifier import Verifier
+from tolsey.units import Amount, format_nano
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A request's head. `path` and `query` are raw and canonical; `size` is the announced body in bytes, None if there
+    is a body of unknown size, 0 if there is none.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: header_rules.Headers
+    socket_peer: str
+    scheme: str
+    host: str
+    size: int | None
+
+
+class Cleared(msgspec.Struct, frozen=True, gc=False):
+    """A call that may be made, and what it is charged to: nothing if `purse` is empty."""
+
+    call: Call
+    chain: Chain
+    price: Amount
+    purse: tuple[Account, ...]
+
+
+class Passage:
+    """Takes calls through the gateway. `routes` may be replaced at any time; a call keeps the route it began with.
+
+    `now` returns nanoseconds since the epoch, `new_hold` a fresh hold id. With `disclose_chain` a refusal shows the
+    figures of accounts above the bearer's own (RULES.md M15).
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Routes,
+        verifier: Verifier,
+        book: Book,
+        log: CallLog,
+        now: Callable[[], int],
+        new_hold: Callable[[int], str],
+        trusted_proxies: Sequence[Network] = (),
+        disclose_chain: bool = True,
+    ) -> None:
+        self.routes = routes
+        self.verifier = verifier
+        self.book = book
+        self._log = log
+        self._now = now
+        self._new_hold = new_hold
+        self.trusted_proxies = trusted_proxies
+        self.disclose_chain = disclose_chain
+
+    async def serve(self, request: Request, client: Client) -> None:
+        """Take one call through, and answer it."""
+        route = self.routes.match(request.method, request.path)
+        if isinstance(route, Refusal):
+            await client.refuse(route)
+            return
+        client.timeout = route.upstream.timeout
+        record = CallRecord(self._now(), request.method, request.path, route.upstream.name)
+        peer = header_rules.client_address(request.headers, request.socket_peer, self.trusted_proxies)
+        call = Call(request.method, request.path, request.query, peer, record.at, route.upstream.name)
+        if route.max_body is not None and request.size is not None and request.size > route.max_body:
+            await client.refuse(_too_large(route.max_body))
+            return
+        if route.mode is Mode.PUBLIC:
+            await self._forward(request, client, route, record, call, None, None)
+            return
+
+        cleared = self.decide(request, call, route)
+        if isinstance(cleared, Refusal):
+            await client.refuse(cleared)
+            return
+        granted = await self._reserve(cleared, record) if cleared.purse else None
+        if isinstance(granted, Refusal):
+            self._log.refused(granted)
+            await client.refuse(granted)
+            return
+        await self._forward(request, client, route, record, call, cleared, granted)
+
+    def decide(self, request: Request, call: Call, route: Route) -> Cleared | Refusal:
+        """Steps 2 to 5: what needs no ledger."""
+        token = header_rules.credential(request.headers)
+        if isinstance(token, Refusal):
+            return token
+        try:
+            chain = self.verifier.verify(token)
+        except TokenError as error:
+            return Refusal(error.code, error.detail)
+        clearance = clear(chain, call)
+        if isinstance(clearance, Refusal):
+            self._log.refused(clearance)
+            return clearance
+        if route.tariff is None:
+            return Refusal("unpriceable", "the route has no price")
+        price = route.tariff.quote(call).amount
+        purse = clearance.purse(price)
+        if isinstance(purse, Refusal):
+            self._log.refused(purse)
+            return purse
+        return Cleared(call, chain, price, purse)
+
+    async def _reserve(self, cleared: Cleared, record: CallRecord) -> Granted | Refusal:
+        """Step 6. When this returns Granted, the hold is on disk."""
+        hold = self._new_hold(record.at)
+        note = f"{record.method} {record.path[:200]}"
+        try:
+            outcome = await self.book.reserve(Reserve(hold, cleared.purse, cleared.price.nano, note))
+        except LedgerUnavailable as error:
+            return Refusal("ledger_unavailable", error.detail)
+        if isinstance(outcome, Granted):
+            record.hold = hold
+            return outcome
+        return self._refusal(outcome, cleared)
+
+    def _refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
+        match outcome:
+            case Shortfall(account, spent, held):
+                shown = self.disclose_chain or account == cleared.purse[-1]
+                return Refusal(
+                    "budget_exhausted",
+                    f"{account.label or 'an account'} cannot pay {cleared.price}",
+                    link=account.label,
+                    prefix_id=account.id,
+                    unit=account.unit,
+                    limit=account.limit if shown else None,
+                    spent=spent if shown else None,
+                    held=held if shown else None,
+                )
+            case TooManyHolds(account):
+                return Refusal(
+                    "too_many_holds", "too many calls of this Link are open", link=account.label, prefix_id=account.id
+                )
+            case Conflict(detail):
+                return Refusal("ledger_conflict", detail)
+        raise AssertionError(f"a reserve cannot end in {outcome}")
+
+    async def _forward(
+        self,
+        request: Request,
+        client: Client,
+        route: Route,
+        record: CallRecord,
+        call: Call,
+        cleared: Cleared | None,
+        granted: Granted | None,
+    ) -> None:
+        """Steps 7 and 8: one request upstream, its answer down, and the hold resolved whatever happens."""
+        upstream = route.upstream
+        headers = header_rules.up(
+            request.headers,
+            peer=call.peer,
+            socket_peer=request.socket_peer,
+            scheme=request.scheme,
+            host=request.host,
+            keep_foreign_credentials=cleared is None,
+            configured=upstream.headers,
+        )
+        if request.size:
+            headers.append(("content-length", str(request.size)))
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        body = None if request.size == 0 else client.body(route.max_body)
+        sent = True
+        cost = 0 if granted is None else granted.amount
+        refusal: Refusal | None = None
+        try:
+            async with upstream.request(request.method, target, headers, body) as exchange:
+                record.status = exchange.status
+                client.moved()
+                if cleared is not None and route.tariff is not None:
+                    cost = route.tariff.cost(exchange.status)
+                    record.cost = str(Amount(cost, cleared.price.unit))
+                await self._answer(client, route, exchange, record, granted)
+                record.note = str(exchange.status)
+        except NotSent as error:
+            sent = False
+            record.note = error.detail
+            refusal = Refusal("upstream_timeout" if error.late else "upstream_failed", error.detail)
+        except Broken as error:
+            record.note = str(error)
+            refusal = Refusal("upstream_failed", str(error))
+            if isinstance(error.__context__ and error.__context__.__context__, BodyTooLarge):
+                refusal = _too_large(route.max_body or 0)
+        except asyncio.CancelledError:
+            record.note = str(client.cut or "the gateway was stopped")
+            if client.cut is None or client.cut is Cut.DISCONNECTED:
+                raise
+            _uncancel()
+            refusal = Refusal("upstream_timeout", "the upstream was silent for too long")
+        finally:
+            self._settle(record, granted, cost, sent)
+        if refusal is not None:
+            if client.started:
+                # The head is out, so the only honest sign left is a response that visibly breaks off.
+                raise ConnectionAbortedError(record.note)
+            await client.refuse(refusal, _hold_header(record))
+
+    async def _answer(
+        self, client: Client, route: Route, exchange: Exchange, record: CallRecord, granted: Granted | None
+    ) -> None:
+        upstream = route.upstream
+        headers = header_rules.down(exchange.headers(), origin=upstream.origin, prefix=upstream.prefix)
+        headers.extend(_hold_header(record))
+        if record.cost is not None:
+            headers.append((b"tolsey-cost", record.cost.encode("ascii")))
+            if granted is not None and granted.remaining is not None and route.tariff is not None:
+                remaining = f"{format_nano(granted.remaining)} {route.tariff.price.unit}"
+                headers.append((b"tolsey-remaining", remaining.encode("ascii")))
+        await self._body(client, exchange, headers)
+
+    async def _body(self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+        if client.method == "HEAD" or exchange.status in (204, 304):
+            await client.start(exchange.status, headers)
+            await client.send(b"", more=False)
+            return
+        length = next((value for name, value in headers if name == b"content-length"), b"")
+        if length.isdigit() and len(length) < 7 and int(length) <= WHOLE_BYTES:
+            whole = await exchange.whole()
+            await client.start(exchange.status, headers)
+            await client.send(whole, more=False)
+            return
+        await client.start(exchange.status, headers)
+        while (piece := await exchange.chunk()) is not None:
+            await client.send(piece, more=True)
+        await client.send(b"", more=False)
+
+    def _settle(self, record: CallRecord, granted: Granted | None, cost: int, sent: bool) -> None:
+        """Step 8. A call that was not surely unsent is paid for: by its cost once a head arrived, else in full."""
+        if granted is not None:
+            if not sent:
+                self.book.resolve(Void(granted.hold, record.note))
+            elif record.status is not None:
+                self.book.resolve(Settle(granted.hold, cost, record.note))
+            else:
+                self.book.resolve(Settle(granted.hold, granted.amount, f"unmetered: {record.note}"))
+        self._log.served(record)
+
+
+def _hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"tolsey-hold", record.hold.encode("ascii")),) if record.hold else ()
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal("body_too_large", f"this route takes a body of at most {limit} bytes")
+
+
+def _uncancel() -> None:
+    """Take back a cancellation of our own making, so that the answer to it can still be sent."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

@@ -1,0 +1,59 @@
+"""Which route a call takes: the first in the file whose path and method fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tolsey.call import METHODS, Pattern
+from tolsey.errors import Refusal
+from tolsey.gateway.upstream import Upstream
+from tolsey.pricing.tariff import Tariff
+
+
+class Mode(StrEnum):
+    """What a route asks of a call. `public`: nothing. `enforce`: a token, and a budget where it has a price."""
+
+    PUBLIC = "public"
+    ENFORCE = "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route. `tariff` is None on a public route; `max_body` is in bytes, None for no limit."""
+
+    pattern: Pattern
+    methods: tuple[str, ...]
+    upstream: Upstream
+    mode: Mode
+    tariff: Tariff | None
+    max_body: int | None = None
+
+    def takes(self, method: str) -> bool:
+        """Whether the route has this method. HEAD is taken by a GET route (RULES.md H1)."""
+        return method in self.methods or (method == "HEAD" and "GET" in self.methods)
+
+
+class Routes:
+    """The routes in file order. `generation` names the config that they came from."""
+
+    def __init__(self, routes: Sequence[Route], generation: str = "") -> None:
+        self.all = tuple(routes)
+        self.generation = generation
+
+    def match(self, method: str, path: str) -> Route | Refusal:
+        """The first route that fits, or a 404, or a 405 if only the method did not (TRACE and the like never do)."""
+        allowed: list[str] = []
+        for route in self.all:
+            if route.pattern.matches_path(path):
+                if method in METHODS and route.takes(method):
+                    return route
+                allowed += route.methods
+        if not allowed:
+            return Refusal("route_missing", "no route has this path")
+        if "GET" in allowed:
+            allowed.append("HEAD")
+        return Refusal(
+            "method_not_allowed",
+            "the path has a route, but not for this method",
+            allow=tuple(method for method in METHODS if method in allowed),
+        )
