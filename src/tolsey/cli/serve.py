@@ -1,0 +1,334 @@
+"""`tolsey serve`: the supervisor. It readies the ledger, starts the workers, keeps them, and keeps house.
+
+Order at the start: config, keyring, ledger, dead owners' holds, port, workers, admin listener; the port opens last.
+While it runs it restarts workers that died, settles what they held, takes checkpoints, raises the keyring's mark of the
+ledger, and reloads the config when it changed. The workers end with it.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
+
+from tolsey.admin.health import Health
+from tolsey.cli import logs
+from tolsey.cli.assemble import open_ledger
+from tolsey.config import Config, load, problems, same_listener
+from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
+from tolsey.store.keyring import Keyring
+from tolsey.store.sqlite import SqliteLedger
+
+TICK_SECONDS = 0.5
+"""How often the supervisor keeps house: far less than the two seconds in which a dead worker's holds must be
+resolved.
+"""
+
+WAL_BYTES = 8 * 1024 * 1024
+"""A checkpoint is taken when the WAL is larger than this."""
+
+READY_SECONDS = 30.0
+AGAIN_SECONDS = 1.0
+"""How long to wait before starting a worker again that never became ready."""
+DRAIN_SECONDS = 30.0
+PORT_SECONDS = 5.0
+"""How long a port may still be held by the workers of a gateway that was killed."""
+
+
+class Child:
+    """One worker process, seen from here."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ready = asyncio.Event()
+        self.failed: str | None = None
+        self.problem: str | None = None
+        self.process: asyncio.subprocess.Process
+        self.control: socket.socket
+
+    async def start(self, config: Config, port: int, config_number: int) -> None:
+        """Start the process and follow what it says."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tolsey.cli.worker",
+                str(config.file),
+                config.server.host,
+                str(port),
+                str(config_number),
+                stdin=theirs.fileno(),
+            )
+        ours.setblocking(False)
+        self.control = ours
+        self._follower = asyncio.create_task(self._follow(), name=f"worker {self.number}")
+
+    async def _follow(self) -> None:
+        reader, writer = await asyncio.open_connection(sock=self.control)
+        self.writer = writer
+        while line := await reader.readline():
+            message = msgspec.json.decode(line)
+            if message.get("ready"):
+                self.ready.set()
+            self.failed = message.get("failed", self.failed)
+            if "problem" in message:
+                self.problem = message["problem"]
+        self.ready.clear()
+
+    def tell(self, line: str) -> None:
+        """Send one command."""
+        self.writer.write(line.encode("ascii") + b"\n")
+
+    def close(self) -> None:
+        """Let go of the control socket: a worker that still lives ends itself."""
+        self._follower.cancel()
+        with contextlib.suppress(AttributeError):
+            self.writer.close()
+
+
+class Supervisor:
+    """One gateway on this machine."""
+
+    def __init__(self, config: Config, *, port: int, workers: int, accept_lost_spend: str | None) -> None:
+        self.config = config
+        self.port = port
+        self._workers = workers
+        self._log = logs.configure()
+        self._keyring = Keyring.open(config.keys)
+        self._ledger: SqliteLedger = open_ledger(
+            config, self._keyring, new_id=secrets.token_hex(16), accept_lost_spend=accept_lost_spend
+        )
+        self._children = [Child(number) for number in range(workers)]
+        self._stopping = asyncio.Event()
+        self._config_number = 0
+        self._stamp = _stamp(config.file)
+        self._marked = -1
+        self._housework = asyncio.Lock()
+
+    async def run(self) -> int:
+        """Serve until told to stop. Returns the exit status."""
+        expired = self._ledger.expire_dead_owners(time.time_ns())
+        if expired:
+            self._log.warning("settled holds of dead workers as unmetered", holds=expired)
+        self._config_number = self._ledger.number_config(self.config.generation, time.time_ns())
+        await _wait_for_port(self.config.server.host, self.port)
+        admin = self._admin()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        listening = asyncio.create_task(admin.serve())
+        keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
+        house = asyncio.create_task(self._keep_house())
+        try:
+            return await self._until_stopped([*keepers, house, listening])
+        finally:
+            house.cancel()
+            await self._stop(keepers)
+            admin.stop()  # type: ignore[no-untyped-call]  # granian's method is not annotated
+            with contextlib.suppress(Exception):
+                await listening
+            await self._end_house()
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
+        stopping = asyncio.create_task(self._stopping.wait())
+        announcing = asyncio.create_task(self._announce())
+        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        announcing.cancel()
+        if stopping in done:
+            return 0
+        stopping.cancel()
+        for task in done:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        raise LedgerUnavailable("a part of the gateway ended by itself")
+
+    async def _announce(self) -> None:
+        await asyncio.gather(*(child.ready.wait() for child in self._children))
+        url = f"http://{self.config.server.host}:{self.port}"
+        self._log.info("listening", url=url, admin=self._admin_url(), workers=self._workers)
+
+    def _admin_url(self) -> str:
+        return f"http://{self.config.admin.host}:{self.config.admin.port}"
+
+    def _admin(self) -> Server:
+        admin = self.config.admin
+        _check_port(admin.host, admin.port)
+        return Server(
+            Health(self._problems),
+            address=admin.host,
+            port=admin.port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            log_enabled=False,
+        )
+
+    def _problems(self) -> list[str]:
+        found = [child.problem for child in self._children if child.problem]
+        waiting = self._workers - sum(child.ready.is_set() for child in self._children)
+        if waiting:
+            found.append(f"{waiting} of {self._workers} workers are not ready")
+        if self._stopping.is_set():
+            found.append("the gateway is stopping")
+        return found
+
+    async def _keep(self, number: int) -> None:
+        """Start a worker, and another whenever it died. Raises if the first never became ready."""
+        ever_ready = False
+        while not self._stopping.is_set():
+            child = self._children[number]
+            await child.start(self.config, self.port, self._config_number)
+            ending = asyncio.create_task(child.process.wait())
+            readying = asyncio.create_task(child.ready.wait())
+            await asyncio.wait({ending, readying}, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            became_ready = readying.done()
+            readying.cancel()
+            if not became_ready and not ever_ready:
+                raise LedgerUnavailable(f"a worker did not start: {child.failed or 'see its output'}")
+            ever_ready = ever_ready or became_ready
+            status = await ending
+            child.close()
+            self._children[number] = Child(number)
+            if not self._stopping.is_set():
+                self._log.error("a worker died and is started again", worker=number, status=status)
+                await self._expire()
+                await asyncio.sleep(0 if became_ready else AGAIN_SECONDS)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            stamp = _stamp(self.config.file)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._reload()
+            await self._expire()
+
+    async def _expire(self) -> None:
+        """Resolve what dead owners held, take a checkpoint if it is time, raise the mark. Off the loop: it waits."""
+        async with self._housework:
+            try:
+                expired = await asyncio.to_thread(self._chores)
+            except TolseyError as error:
+                self._log.error("the ledger cannot be kept", error=error.detail)
+                return
+            if expired:
+                self._log.warning("settled holds of dead workers as unmetered", holds=expired)
+
+    def _chores(self) -> int:
+        expired = self._ledger.expire_dead_owners(time.time_ns())
+        if self._ledger.wal_bytes() > WAL_BYTES:
+            self._ledger.checkpoint()
+        entries = self._ledger.entry_count()
+        if entries != self._marked:
+            self._keyring.write_mark(self._ledger.id, entries, time.time_ns())
+            self._marked = entries
+        return expired
+
+    def _reload(self) -> None:
+        """Take up a changed config; one that is wrong leaves the old one running and says so."""
+        found = problems(self.config.file, os.environ)
+        if found:
+            for problem in found:
+                self._log.error("the new config is refused; the old one goes on", error=str(problem))
+            return
+        config = load(self.config.file, os.environ)
+        for name in ("server", "admin", "keys", "ledger"):
+            if _fixed(config, name) != _fixed(self.config, name):
+                self._log.warning("a change in this section takes a restart", section=name)
+        try:
+            self._config_number = self._ledger.number_config(config.generation, time.time_ns())
+        except LedgerUnavailable as error:
+            self._log.error("the new config cannot be recorded; the old one goes on", error=error.detail)
+            return
+        for child in self._children:
+            child.tell(f"reload {self._config_number}")
+        self.config = config
+        self._log.info("config reloaded", generation=config.generation, routes=len(config.routes))
+        for warning in config.warnings:
+            self._log.warning(warning)
+
+    async def _stop(self, keepers: list[asyncio.Task[None]]) -> None:
+        """Let the workers finish the calls under way, and settle; kill those that take too long."""
+        self._stopping.set()
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError, AttributeError):
+                child.process.terminate()
+        _, late = await asyncio.wait(keepers, timeout=DRAIN_SECONDS)
+        for child in self._children if late else ():
+            with contextlib.suppress(ProcessLookupError, AttributeError):
+                child.process.kill()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def _end_house(self) -> None:
+        with contextlib.suppress(TolseyError):
+            await asyncio.to_thread(self._chores)
+            await asyncio.to_thread(self._ledger.checkpoint)
+        self._ledger.close()
+        self._log.info("stopped")
+
+
+def _fixed(config: Config, section: str) -> object:
+    if section == "server":
+        return (config.server.host, config.server.port, config.server.workers)
+    return getattr(config, section)
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise `ConfigError` if somebody listens there: workers share a port, so they would share it with a stranger."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from None
+
+
+async def _wait_for_port(host: str, port: int) -> None:
+    """Wait a little for workers of a killed gateway to be gone. Raises `ConfigError` if the port stays taken."""
+    until = time.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            return _check_port(host, port)
+        except ConfigError:
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(0.05)
+
+
+def serve(file: Path, *, port: int | None, workers: int | None, accept_lost_spend: str | None) -> int:
+    """Run a gateway until it is told to stop. Returns the exit status; raises `TolseyError` if it cannot start."""
+    config = load(file, os.environ)
+    port = config.server.port if port is None else port
+    if same_listener(config.server.host, port, config.admin.host, config.admin.port):
+        raise ConfigError("the data port and the admin port must differ", file=str(file), key="admin.port")
+
+    async def run() -> int:
+        supervisor = Supervisor(
+            config,
+            port=port,
+            workers=config.server.workers if workers is None else workers,
+            accept_lost_spend=accept_lost_spend,
+        )
+        return await supervisor.run()
+
+    return uvloop.run(run())

@@ -1,0 +1,449 @@
+"""`tolsey.toml`: read, checked and resolved, or refused with the line and the key of everything that is wrong.
+
+Every key but those of upstreams and routes has a default. Relative paths are relative to the file. Unknown keys are
+errors. What comes from the environment is kept in a `Secret` and shows in no error and no `repr`.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from tolsey import config_lines as lines
+from tolsey.call import METHODS, Pattern, parse_pattern
+from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
+from tolsey.errors import ConfigError
+from tolsey.token.wire import LIMITS, Limits
+from tolsey.units import Amount, parse_amount
+
+MAX_FILE: Final = 1024 * 1024
+"""The largest config that is read, in bytes."""
+
+MAX_ROUTES: Final = 1000
+MAX_UPSTREAMS: Final = 256
+MAX_WORKERS: Final = 256
+MAX_SECONDS: Final = 3600.0
+"""The longest timeout, in seconds."""
+
+MAX_HEADER: Final = 8192
+"""The longest value of a configured header, in characters."""
+
+_MAX_INT: Final = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
+_OWN_HEADERS: Final = frozenset(
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
+    | {"transfer-encoding", "upgrade", "host", "content-length", "expect"}
+)
+_EVERY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound here
+
+
+class Secret:
+    """A text that must not be shown: `repr`, `str` and formatting give `***`. `reveal()` gives the text."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The data port. `max_body` is in bytes (None: no limit); `mode` is what routes have by default; `disclose` says
+    whether a refusal shows the figures of accounts above the bearer's Link ("chain") or not ("none").
+    """
+
+    host: str
+    port: int
+    workers: int
+    mode: str
+    max_body: int | None
+    trusted_proxies: tuple[Network, ...]
+    disclose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The listener of the admin API and the dashboard."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The SQLite file (absolute), `durability` "full" or "normal", and the seconds that a reserve waits at most."""
+
+    path: Path
+    durability: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where calls go. `url` has no trailing slash, `prefix` is its path ("" if it has none).
+
+    `headers` are set on every call, replacing. `connect_timeout` and `timeout` (silence of the upstream): in seconds.
+    """
+
+    name: str
+    url: str
+    prefix: str
+    headers: tuple[tuple[str, Secret], ...]
+    connect_timeout: float
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which calls go to which upstream at which price.
+
+    `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `price` is None on a
+    public route. `charge` is "always" or "success". `max_body` is in bytes (None: no limit), the server's by default.
+    """
+
+    pattern: Pattern
+    methods: tuple[str, ...]
+    upstream: str
+    mode: str
+    price: Amount | None
+    charge: str
+    max_body: int | None
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole config. `file` and `keys` (the keyring) are absolute, `generation` is 12 hex digits of its SHA-256.
+    `routes` are in file order, and the first that matches wins; `warnings` name those that an earlier one covers.
+    """
+
+    file: Path
+    generation: str
+    server: Server
+    admin: Admin
+    keys: Path
+    ledger: Ledger
+    limits: Limits
+    upstreams: tuple[Upstream, ...]
+    routes: tuple[Route, ...]
+    warnings: tuple[str, ...]
+
+
+def load(path: Path, env: Mapping[str, str]) -> Config:
+    """Read a config; `env` is where `${VAR}` comes from. Raises the first `ConfigError` in file order."""
+    found = _read(path, env)
+    if isinstance(found, Config):
+        return found
+    raise found[0]
+
+
+def problems(path: Path, env: Mapping[str, str]) -> list[ConfigError]:
+    """Everything that is wrong with a config, in file order; empty if `load` would take it."""
+    found = _read(path, env)
+    return [] if isinstance(found, Config) else found
+
+
+def _read(path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
+    file = str(path)
+    try:
+        with open(path, "rb") as opened:
+            data = opened.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        return [ConfigError(f"cannot be read: {reason or 'bad file name'}", file=file)]
+    if len(data) > MAX_FILE:
+        return [ConfigError(f"is larger than {MAX_FILE} bytes", file=file)]
+    try:
+        text = data.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        return [ConfigError("is not UTF-8", file=file, line=data.count(b"\n", 0, error.start) + 1)]
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return [_syntax_error(error, text, file)]
+    except (ValueError, RecursionError):
+        return [ConfigError("is not TOML: a number is too long, or arrays are nested too deep", file=file)]
+    found = Problems(file, lines.locate(text))
+    reader = _Reader(found, Table(found, (), document), env)
+    config = reader.config(Path(os.path.abspath(path)), sha256(data).hexdigest()[:12])
+    return found.in_order() or config
+
+
+def _syntax_error(error: tomllib.TOMLDecodeError, text: str, file: str) -> ConfigError:
+    # "Invalid value (at line 3, column 5)" or "… (at end of document)".
+    detail, _, where = str(error).rpartition(" (at ")
+    line = int(where.split()[1].rstrip(",")) if where.startswith("line ") else text.rstrip("\n").count("\n") + 1
+    return ConfigError(f"is not TOML: {detail or where}", file=file, line=line)
+
+
+class _Reader:
+    """Reads one document. What is wrong goes to `problems`; what comes back then has stand-ins and must not be used."""
+
+    def __init__(self, problems: Problems, document: Table, env: Mapping[str, str]) -> None:
+        self.problems = problems
+        self.document = document
+        self.env = env
+
+    def config(self, file: Path, generation: str) -> Config:
+        document = self.document
+        server = self.server(document.table("server"))
+        admin = self.admin(document.table("admin"), server)
+        keys = document.table("keys")
+        keyring = keys.read("path", lines.file_in(file.parent), file.parent / "data/keys")
+        keys.done()
+        ledger = self.ledger(document.table("ledger"), file.parent)
+        limits = self.limits(document.table("limits"))
+        tables = document.tables("upstream", MAX_UPSTREAMS)
+        names: list[str] = []
+        upstreams = tuple(self.upstream(table, names) for table in tables)
+        routes = tuple(self.route(table, names, server) for table in document.tables("route", MAX_ROUTES))
+        document.done()
+        warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
+        return Config(file, generation, server, admin, keyring, ledger, limits, upstreams, routes, warnings)
+
+    def server(self, table: Table) -> Server:
+        server = Server(
+            host=table.read("host", lines.host, "127.0.0.1"),
+            port=table.read("port", whole(1, 65535), 8402),
+            workers=table.read("workers", whole(1, MAX_WORKERS), 1),
+            mode=table.read("mode", _mode, "enforce"),
+            max_body=table.read("max_body", whole(0, _MAX_INT), None),
+            trusted_proxies=table.each("trusted_proxies", lines.network),
+            disclose=table.read("disclose", one_of("chain", "none"), "chain"),
+        )
+        table.done()
+        return server
+
+    def admin(self, table: Table, server: Server) -> Admin:
+        admin = Admin(table.read("host", lines.host, "127.0.0.1"), table.read("port", whole(1, 65535), 8403))
+        table.done()
+        if same_listener(server.host, server.port, admin.host, admin.port):
+            key: Key = ("admin", "port") if table.has("port") else ("server", "port")
+            self.problems.add(key, f"both listeners would be on port {admin.port}; the admin API needs one of its own")
+        return admin
+
+    def ledger(self, table: Table, base: Path) -> Ledger:
+        ledger = Ledger(
+            path=table.read("url", lines.sqlite_in(base), base / "data/ledger.db"),
+            durability=table.read("durability", one_of("full", "normal"), "full"),
+            timeout=table.read("timeout", seconds(MAX_SECONDS), 5.0),
+        )
+        table.done()
+        return ledger
+
+    def limits(self, table: Table) -> Limits:
+        values = {}
+        for field in fields(Limits):
+            most: int = getattr(LIMITS, field.name)
+            values[field.name] = table.read(field.name, whole(0 if field.name == "discharges" else 1, most), most)
+        table.done()
+        return Limits(**values)
+
+    def upstream(self, table: Table, names: list[str]) -> Upstream:
+        def new_name(value: object) -> str:
+            name = lines.text(value)
+            taken = name in names
+            names.append(name)
+            if taken:
+                raise ValueError(f"another upstream is called {shown(name)}")
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(f"{shown(name)} is not a name: use letters, digits, '.', '_' and '-', at most 64")
+            return name
+
+        name = table.need("name", new_name, "")
+        url, prefix = table.need("url", lines.http_url, ("", ""))
+        upstream = Upstream(
+            name=name,
+            url=url,
+            prefix=prefix,
+            headers=self.headers(table.table("headers")),
+            connect_timeout=table.read("connect_timeout", seconds(MAX_SECONDS), 5.0),
+            timeout=table.read("timeout", seconds(MAX_SECONDS), 60.0),
+        )
+        table.done()
+        return upstream
+
+    def headers(self, table: Table) -> tuple[tuple[str, Secret], ...]:
+        found: dict[str, tuple[str, Secret]] = {}
+        for name, value in table.items():
+            try:
+                if _HEADER.fullmatch(name) is None:
+                    raise ValueError("this is not a header name")
+                if name.lower() in _OWN_HEADERS:
+                    raise ValueError("this header is the gateway's own to set")
+                if name.lower() in found:
+                    raise ValueError(f"the same header is there as {found[name.lower()][0]}")
+                found[name.lower()] = (name, self._header_value(value))
+            except ValueError as error:
+                table.complain(name, str(error))
+        return tuple(found.values())
+
+    def _header_value(self, value: object) -> Secret:
+        """With `${VAR}` filled in, once. No message here may quote the value."""
+
+        def fill(variable: re.Match[str]) -> str:
+            # Empty counts as missing: `Bearer ` with nothing behind it never is what was meant.
+            if not self.env.get(variable[1]):
+                raise ValueError(f"the environment variable {variable[1]} is not set")
+            return self.env[variable[1]]
+
+        raw = lines.text(value)
+        if "${" in _VARIABLE.sub(" ", raw):
+            raise ValueError("'${' begins a variable, which is written ${NAME}")
+        filled = _VARIABLE.sub(fill, raw)
+        if _HEADER_VALUE.fullmatch(filled) is None:
+            raise ValueError("the value holds a line break or another character that a header cannot carry")
+        if len(filled) > MAX_HEADER:
+            raise ValueError(f"the value is longer than {MAX_HEADER} characters")
+        return Secret(filled)
+
+    def route(self, table: Table, names: list[str], server: Server) -> Route:
+        def known(value: object) -> str:
+            name = lines.text(value)
+            if name not in names:
+                raise ValueError(f"no upstream is called {shown(name)}{suggestion(name, names)}")
+            return name
+
+        mode = table.read("mode", _mode, server.mode)
+        price = table.read("price", _price, None)
+        if mode == "enforce" and table.good("mode") and not table.has("price"):
+            table.complain("price", 'is missing; an enforce route has one, if only "0 USD"')
+        if mode == "public" and table.has("price"):
+            table.complain("price", 'a public route charges nobody: drop the price, or set mode = "enforce"')
+        route = Route(
+            pattern=table.need("path", _route_pattern, _ANYTHING),
+            methods=self.methods(table),
+            upstream=table.need("upstream", known, ""),
+            mode=mode,
+            price=price,
+            charge=table.read("charge", one_of("always", "success"), "always"),
+            max_body=table.read("max_body", whole(0, _MAX_INT), server.max_body),
+            line=self.problems.line(table.key),
+        )
+        table.done()
+        return route
+
+    def methods(self, table: Table) -> tuple[str, ...]:
+        found = table.each("methods", _method)
+        if not found and table.good("methods"):
+            table.complain("methods", 'is missing; write ["GET"], or ["*"] for every method')
+        elif "*" in found and len(found) > 1:
+            table.complain("methods", '"*" stands alone: it is every method')
+        elif len(set(found)) != len(found):
+            table.complain("methods", "names a method twice")
+        return METHODS if found == ("*",) else found
+
+
+_mode = one_of("enforce", "public", later=("observe",))
+
+
+def _price(value: object) -> Amount:
+    return parse_amount(lines.text(value))
+
+
+def _method(value: object) -> str:
+    method = lines.text(value)
+    if method in METHODS or method == "*":
+        return method
+    if method.upper() in METHODS:
+        raise ValueError(f"methods are in capitals: write {shown(method.upper())}")
+    if method in ("TRACE", "CONNECT"):
+        raise ValueError(f"{method} is never let through")
+    raise ValueError(f"{shown(method)} is not a method{suggestion(method.upper(), METHODS)}")
+
+
+def _route_pattern(value: object) -> Pattern:
+    text = lines.text(value)
+    if "?" in text:
+        raise ValueError("a route has no query part; a `scope` caveat may have one")
+    pattern = parse_pattern(text)
+    if pattern.segments[:1] == (".tolsey",):
+        raise ValueError("paths below /.tolsey are the gateway's own")
+    return pattern
+
+
+_ANYTHING: Final = parse_pattern("/*")
+
+
+def same_listener(host: str, port: int, other_host: str, other_port: int) -> bool:
+    """Whether two listeners would meet on one port."""
+    hosts = {"127.0.0.1" if name == "localhost" else name for name in (host, other_host)}
+    return port == other_port and (len(hosts) == 1 or bool(hosts & _EVERY_HOST))
+
+
+def overlaps(routes: Sequence[Route], file: str) -> tuple[str, ...]:
+    """A warning for each route that can never match, or only in part, since an earlier one takes its calls.
+    A special route before a general one is how routes are meant to be written, and no reason for a warning.
+    """
+    warnings = []
+    for number, route in enumerate(routes):
+        left = set(route.methods)
+        crossed = False
+        for earlier in routes[:number]:
+            both = left & ({*earlier.methods, "HEAD"} if "GET" in earlier.methods else set(earlier.methods))
+            what = ""
+            if both and route.pattern.within(earlier.pattern):
+                left -= both
+                what = f"{', '.join(sorted(both))} never reaches it" if left else "it never matches"
+            elif both and not crossed and not earlier.pattern.within(route.pattern):
+                crossed = lines.meets(route.pattern, earlier.pattern)
+                what = "some of its paths never reach it" if crossed else ""
+            if what:
+                first = f"{shown(earlier.pattern.text)} in line {earlier.line} comes first"
+                warnings.append(f"{file}:{route.line}: route[{number}] {shown(route.pattern.text)}: {what}: {first}")
+    return tuple(warnings)
+
+
+TEMPLATE: Final = """\
+# Tolsey's config. `tolsey check` says what is wrong with it, and where.
+# Relative paths are relative to this file. Unknown keys are errors.
+
+[server]
+host = "127.0.0.1"
+port = 8402
+workers = 1
+mode = "enforce"                       # the default for routes; "public": no token, no price
+
+[admin]                                # its API and dashboard, never on the data port
+host = "127.0.0.1"
+port = 8403
+
+[keys]
+path = "data/keys"                     # the keyring; mode 0600
+
+[ledger]
+url = "sqlite:///data/ledger.db"
+durability = "full"                    # on disk before forwarding; "normal" may lose the last calls in a power cut
+
+# [[upstream]]
+# name = "search"
+# url = "http://127.0.0.1:9000"
+# headers = { Authorization = "Bearer ${SEARCH_API_KEY}" }     # from the environment; never shown to agents
+
+# [[route]]
+# path = "/api/v1/search"              # `*` is one segment, a final `/*` all that is below
+# methods = ["GET"]                    # ["*"] is every method
+# upstream = "search"
+# price = "0.01 USD"
+"""
+"""What `tolsey init` writes: every key of it has its default, and there is no route yet."""
