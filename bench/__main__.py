@@ -1,0 +1,124 @@
+"""The command: ``python -m bench`` for speed, ``python -m bench memory`` for the memory of a worker."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench import BenchError, Missing, gateway, install, machine, memory, quick, report, speed
+from bench.contestants import CONTESTANTS, NAMES, Contestant
+from bench.versions import version
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Tolsey against real proxies on the same work, in one run. Only the ratios count.",
+        epilog="example: python -m bench --only caddy,envoy-authz,tolsey --rounds 5",
+    )
+    parser.add_argument("what", nargs="?", choices=["speed", "memory"], default="speed")
+    parser.add_argument("--quick", action="store_true", help="only check that it runs and that the ledger is right")
+    parser.add_argument("--seconds", type=_positive, help="of load in each round (default 4)")
+    parser.add_argument("--rounds", type=_positive, help="how often each contestant runs (default 3)")
+    parser.add_argument("--only", type=_names, metavar="A,B", help=f"some of: {', '.join(NAMES)}")
+    parser.add_argument("--tokens", type=_positive, help="memory: how many distinct tokens (default 100000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw results")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(NAMES)}")
+    return names
+
+
+def main() -> int:
+    """Exit status: 0 all ran and every ledger was right, 1 not so, 2 wrong usage."""
+    signal.signal(signal.SIGTERM, _terminated)
+    asked = arguments()
+    try:
+        return _memory(asked) if asked.what == "memory" else _speed(asked)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _speed(asked: argparse.Namespace) -> int:
+    places = machine.cores()
+    chosen = [one for one in CONTESTANTS if _wanted(one, asked)]
+    facts: dict[str, Any] | None = None
+    try:
+        facts = _facts(places, [one.tool for one in chosen])
+    except Missing as error:
+        if not asked.quick:
+            raise
+        print(f"bench: {error}\nbench: so only the ledger is checked, with a tiny client", file=sys.stderr)
+    if facts is None:
+        return _ledger_alone(places, asked.json)
+    rounds, seconds = asked.rounds or (1 if asked.quick else 3), asked.seconds or (1 if asked.quick else 4)
+    runs = speed.measure(chosen, places, rounds=rounds, seconds=seconds)
+    report.show(runs, facts, judge=not asked.quick)
+    if asked.json:
+        report.save(asked.json, report.document(runs, facts))
+    return 0
+
+
+def _ledger_alone(places: machine.Cores, file: Path | None) -> int:
+    audit = quick.check(places)
+    print(f"the ledger has {audit.calls} calls ({audit.spent} USD), the upstream saw {audit.seen}; fsck passed")
+    if file:
+        report.save(file, {"audit": asdict(audit)})
+    return 0
+
+
+def _wanted(one: Contestant, asked: argparse.Namespace) -> bool:
+    """Those asked for; else all, of which --quick takes those that need no large download."""
+    if asked.only:
+        return one.name in asked.only
+    return not (asked.quick and one.tool in install.WHEELS and install.find(one.tool) is None)
+
+
+def _memory(asked: argparse.Namespace) -> int:
+    places = machine.cores()
+    facts = _facts(places, ["tolsey"])
+    found = memory.measure(places, asked.tokens or (2_000 if asked.quick else 100_000))
+    report.show_memory(found, facts, judge=not asked.quick)
+    if asked.json:
+        report.save(asked.json, {**facts, "memory": {**asdict(found), "limit_mb": memory.LIMIT_MB, "met": found.met}})
+    return 0 if found.met or asked.quick else 1
+
+
+def _facts(places: machine.Cores, tools: Sequence[str]) -> dict[str, Any]:
+    """Install what is missing; then how this run came about, for the report."""
+    if "tolsey" in tools:
+        gateway.command()
+    versions = {tool: version(tool) for tool in dict.fromkeys(["nginx", "wrk", *tools])}
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    return {"command": command, "machine": machine.describe(places), "versions": versions}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

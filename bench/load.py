@@ -1,0 +1,57 @@
+"""The load: wrk, one thread, 64 keep-alive connections, on a core of its own choice; its figures as values."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import BenchError, install
+from bench.machine import pinned
+
+CONNECTIONS = 64
+
+# Only `done` and a header: wrk then builds the request once, so the script costs nothing during the load.
+# wrk gives microseconds.
+_DONE = """
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format(
+    '\\nBENCH {"calls": %d, "seconds": %.6f, "p50_ms": %.4f, "p99_ms": %.4f, "failed": %d}\\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw. ``failed`` counts broken connections, time-outs and statuses from 400."""
+
+    calls: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+
+    @property
+    def rate(self) -> float:
+        """Calls answered a second."""
+        return self.calls / self.seconds
+
+
+def wrk(port: int, path: str, *, seconds: int, core: int, folder: Path, token: str | None = None) -> Load:
+    """Load one server for so many seconds. The token goes into a private file: argv is readable by everybody."""
+    script = folder / "load.lua"
+    script.touch(mode=0o600)
+    header = f'wrk.headers["Authorization"] = "Bearer {token}"\n' if token else ""
+    script.write_text(header + _DONE)
+    command = [str(install.need("wrk")), "--threads", "1", "--connections", str(CONNECTIONS)]
+    command += ["--duration", f"{seconds}s", "--latency", "--script", str(script), f"http://127.0.0.1:{port}{path}"]
+    with pinned(core):
+        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds + 30)
+    line = next((line for line in run.stdout.splitlines() if line.startswith("BENCH ")), None)
+    if line is None:
+        raise BenchError(f"wrk gave no figures: {run.stderr.strip() or run.stdout.strip()}")
+    return Load(**json.loads(line.removeprefix("BENCH ")))
