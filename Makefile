@@ -40,7 +40,7 @@ bench-quick: setup ## the same in a few seconds: that it runs, not what it says
 
 lock: ## write both lock files anew with the newest versions; needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
-	@$(LOCK) --extra third-party --group dev --output-file requirements-dev.lock
+	@$(LOCK) --group dev --output-file requirements-dev.lock
 	@$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
 
 clean: ## remove .venv, caches and build output

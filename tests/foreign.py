@@ -1,7 +1,7 @@
 """Foreign macaroon libraries as a second opinion: pymacaroons, npm `macaroon`, and Debian's libmacaroons.
 
-Each is driven through the same few verbs, binary in and binary out. A test whose tool is not on this machine is skipped;
-where CI=true it fails instead.
+Each is driven through the same few verbs, binary in and binary out. A test whose tool is not on this machine is
+skipped; where CI=true it fails instead.
 """
 
 import base64
@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import pymacaroons
 import pytest
@@ -78,10 +78,10 @@ class PyMacaroons:
 
     version: int = pymacaroons.MACAROON_V2
 
-    def _read(self, binary: bytes) -> Any:
+    def _read(self, binary: bytes) -> pymacaroons.Macaroon:
         return pymacaroons.Macaroon.deserialize(base64.urlsafe_b64encode(binary).decode())
 
-    def _write(self, macaroon: Any) -> bytes:
+    def _write(self, macaroon: pymacaroons.Macaroon) -> bytes:
         macaroon._version = self.version
         binary: bytes = BinarySerializer().serialize_raw(macaroon)
         return binary
@@ -127,28 +127,30 @@ class PyMacaroonsV1(PyMacaroons):
 class NpmMacaroon:
     """npm's `macaroon` 3.0.4, in v2."""
 
-    def _call(self, operation: str, **arguments: object) -> Any:
+    def _call(self, operation: str, **arguments: object) -> str | bool:
         def plain(value: object) -> object:
             if isinstance(value, bytes):
                 return base64.b64encode(value).decode()
             return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
         request = {"operation": operation} | {name: plain(value) for name, value in arguments.items()}
-        return json.loads(run_node(JS / "macaroon.mjs", json.dumps([request])))[0]
+        answers: list[str | bool] = json.loads(run_node(JS / "macaroon.mjs", json.dumps([request])))
+        return answers[0]
+
+    def _make(self, operation: str, **arguments: object) -> bytes:
+        return base64.b64decode(str(self._call(operation, **arguments)))
 
     def mint(self, key: bytes, identifier: bytes, location: str, caveats: Sequence[bytes] = ()) -> bytes:
-        return base64.b64decode(
-            self._call("mint", key=key, identifier=identifier, location=location, caveats=[*caveats])
-        )
+        return self._make("mint", key=key, identifier=identifier, location=location, caveats=[*caveats])
 
     def attenuate(self, binary: bytes, caveats: Sequence[bytes]) -> bytes:
-        return base64.b64decode(self._call("attenuate", binary=binary, caveats=[*caveats]))
+        return self._make("attenuate", binary=binary, caveats=[*caveats])
 
     def ask(self, binary: bytes, location: str, key: bytes, identifier: bytes) -> bytes:
-        return base64.b64decode(self._call("ask", binary=binary, location=location, key=key, identifier=identifier))
+        return self._make("ask", binary=binary, location=location, key=key, identifier=identifier)
 
     def bind(self, binary: bytes, discharge: bytes) -> bytes:
-        return base64.b64decode(self._call("bind", binary=binary, discharge=discharge))
+        return self._make("bind", binary=binary, discharge=discharge)
 
     def verify(self, binary: bytes, key: bytes, discharges: Sequence[bytes] = ()) -> bool:
         return self._call("verify", binary=binary, key=key, discharges=[*discharges]) is True

@@ -204,7 +204,7 @@ WRONG_VALUES = [
     "expires = 2026-06-30T18:00:00+2:00",
     "expires = 2026-06-30T18:00:00+24:00",
     "expires = 2026-06-30T18:00:00+0200",
-    "expires = ２０２６-06-30",
+    "expires = \uff12\uff10\uff12\uff16-06-30",
 ]
 
 
@@ -249,21 +249,23 @@ def test_every_name_of_the_design_is_known() -> None:
     }  # fmt: skip
 
 
-@given(st.binary(max_size=60))
-def test_any_bytes_are_read_or_refused(cid: bytes) -> None:
+def is_read(cid: bytes) -> bool:
     try:
         parse_caveat(cid)
-    except CaveatInvalid as error:
-        assert error.detail
-        assert verdict(mint(BUDGET).attenuate(cid)) == "caveat_unknown"
+    except CaveatInvalid:
+        return False
+    return True
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(cid: bytes) -> None:
+    assert is_read(cid) is (verdict(mint(BUDGET).attenuate(cid)) != "caveat_unknown")
 
 
 @given(st.sampled_from(CAVEAT_NAMES), st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_value_of_a_known_name_is_read_or_refused(name: str, value: str) -> None:
-    try:
-        parse_caveat(f"{name} = {value}".encode())
-    except CaveatInvalid as error:
-        assert error.detail
+    cid = f"{name} = {value}".encode()
+    assert is_read(cid) is (verdict(mint(BUDGET).attenuate(cid)) != "caveat_unknown")
 
 
 def test_a_caveat_is_split_at_the_first_equals_sign() -> None:
@@ -382,6 +384,7 @@ def test_several_caveats_of_a_name_are_all_asked() -> None:
         ("a*b*c", ["abc", "aXbYc", "abbc", "abcbc"], ["ac", "acb", "abX"]),
         ("*a*", ["a", "bab"], ["", "b"]),
         ("a**b", ["ab", "axb"], ["a"]),
+        ("a*b*b", ["abb", "axbxb"], ["ab", "aab"]),
         ("*ab*ab*", ["abab", "xabxabx"], ["ab", "aba"]),
     ],
 )
@@ -439,4 +442,4 @@ def test_one_alternative_of_a_scope_must_match(path: str, query: str, wanted: st
 @pytest.mark.parametrize("text", ["label = anyone n", "purpose = anything", "budget = 0 USD"])
 def test_label_purpose_and_budget_never_refuse_here(text: str) -> None:
     token = mint(BUDGET, "label = root n").attenuate(text)
-    assert [account.limit for account in charged(token, price=CENT)][0] == 10 * SECOND
+    assert charged(token, price=CENT)[0].limit == 10 * SECOND

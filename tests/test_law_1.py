@@ -2,8 +2,8 @@
 
 Whatever a holder appends, with our code or a foreign library, known or unknown, well-formed or not, no call is cleared
 that the parent's token would have had refused, and every account that the parent charged is charged still. First each
-caveat of a catalogue alone, against every refusal; then random chains, calls and attacks. The weaknesses that were found
-in another gateway (reference/satgate.md section 3) stand below by their numbers.
+caveat of a catalogue alone, against every refusal; then random chains, calls and attacks. The weaknesses that were
+found in another gateway (reference/satgate.md section 3) stand below by their numbers.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+
 from tests.foreign import PyMacaroons
 from tests.tokens import (
     CENT,
@@ -177,7 +178,9 @@ TWIN = "approval 1"
 
 def append(token: Macaroon, attack: Attack) -> Macaroon:
     if attack.by == "pymacaroons":
-        written = [caveat for caveat in attack.caveats if caveat and caveat.decode("utf-8", "ignore").encode() == caveat]
+        written = [
+            caveat for caveat in attack.caveats if caveat and caveat.decode("utf-8", "ignore").encode() == caveat
+        ]
         return Macaroon.deserialize(PyMacaroons().attenuate(token.serialize(), written))
     if attack.by == "third party":
         return ask(token, TWIN, key=b"the holder's own")

@@ -1,7 +1,7 @@
 """Our macaroons are everybody's: same bytes, same signatures, and the same verdicts, in both directions.
 
-Four foreign writers (pymacaroons in v2 and v1, npm `macaroon`, Debian's libmacaroons) mint and we verify; we mint and they
-attenuate, verify and bind; third-party caveats and discharges pass either way.
+Four foreign writers (pymacaroons in v2 and v1, npm `macaroon`, Debian's libmacaroons) mint and we verify; we mint and
+they attenuate, verify and bind; third-party caveats and discharges pass either way.
 """
 
 import pytest

@@ -280,7 +280,7 @@ def test_a_query_rule_means_these_queries(rule: str) -> None:
 
 @pytest.mark.parametrize("key", ["%C5%BFource", "SOURC%45", "%E2%84%AAey"])
 def test_a_key_that_differs_only_in_unicode_case_is_refused(key: str) -> None:
-    """`ſource` is `source` and `Key` (with the Kelvin sign) is `key` to those who fold case by Unicode (RULES.md H3)."""
+    """A long s is an `s`, and the Kelvin sign a `k`, to those who fold case as Unicode does (RULES.md H3)."""
     pattern = parse_pattern("/a?source=arxiv&key=1")
     assert pattern.query_refusal("source=arxiv&key=1") is None
     assert pattern.query_refusal(f"source=arxiv&key=1&{key}=2")

@@ -1,7 +1,7 @@
 """What a sub-agent calls: `attenuate` and `inspect`, offline, with the standard library alone.
 
-`attenuate` writes `label` first and `budget` last and refuses what is wider than its parent; `inspect` says what a token
-amounts to, and that it is unverified.
+`attenuate` writes `label` first and `budget` last and refuses what is wider than its parent; `inspect` says what a
+token amounts to, and that it is unverified.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.tokens import (
     SUBTASK,
     TEAM,
@@ -104,7 +105,16 @@ def test_a_label_that_cannot_be_written_is_refused(label: str) -> None:
 
 @pytest.mark.parametrize(
     "caveat",
-    ["colour = blue", "method", "rate = 5/minute", "budget = 5", "expires = 5m", "label = another", "purpose = a\nb", ""],
+    [
+        "colour = blue",
+        "method",
+        "rate = 5/minute",
+        "budget = 5",
+        "expires = 5m",
+        "label = another",
+        "purpose = a\nb",
+        "",
+    ],
 )
 def test_a_caveat_that_is_not_known_is_never_written(caveat: str) -> None:
     with pytest.raises(CaveatInvalid):
@@ -117,7 +127,7 @@ def test_a_caveat_that_is_not_known_is_never_written(caveat: str) -> None:
 )
 def test_a_value_that_cannot_be_written_is_refused(more: dict[str, str]) -> None:
     with pytest.raises(CaveatInvalid):
-        attenuate(TOKEN, label="child", **more)  # type: ignore[arg-type]  # each is one keyword with a text
+        attenuate(TOKEN, label="child", **more)
 
 
 AS_NARROW = [
@@ -178,7 +188,9 @@ def test_what_is_wider_is_not_written(parent: str, child: str) -> None:
 
 @pytest.mark.parametrize(("parent", "child"), WIDER)
 def test_every_link_above_is_compared(parent: str, child: str) -> None:
-    token = mint("label = root n", parent, "purpose = x").attenuate("label = middle n") if "depth" not in parent else None
+    token = (
+        mint("label = root n", parent, "purpose = x").attenuate("label = middle n") if "depth" not in parent else None
+    )
     if token is None:
         token = mint("label = root n", "purpose = x").attenuate("label = middle n", parent)
     with pytest.raises(CaveatWider):
@@ -188,7 +200,7 @@ def test_every_link_above_is_compared(parent: str, child: str) -> None:
 def test_the_keywords_are_compared_too() -> None:
     for more in ({"budget": "10001 USD"}, {"scope": "/*"}, {"expires": "2026-07-01"}):
         with pytest.raises(CaveatWider):
-            attenuate(TOKEN, label="child", **more)  # type: ignore[arg-type]  # each is one keyword with a text
+            attenuate(TOKEN, label="child", **more)
 
 
 def test_a_token_that_may_not_be_handed_on_is_not() -> None:
@@ -205,7 +217,7 @@ def test_a_child_beyond_a_limit_is_not_written() -> None:
     full = {
         "caveats": mint(*["purpose = x"] * 63),
         "Links": mint(*[f"label = l{n} n" for n in range(31)]),
-        "bytes": mint(*["purpose = " + "x" * 1000] * 7, "purpose = " + "x" * 900),
+        "bytes": mint(*["purpose = " + "x" * 1000] * 7, "purpose = " + "x" * 980),
         "accounts": mint(*["budget = 5 USD"] * 32),
     }
     for token in full.values():
@@ -243,7 +255,9 @@ def test_inspect_says_what_the_article_s_worker_amounts_to() -> None:
 
 def test_inspect_shows_the_least_of_each_unit() -> None:
     token = mint("budget = 9 USD", "budget = 7 sat", "budget = 3 USD", "budget = 8 USD", "max-price = 2 USD")
-    seen = inspect(token.attenuate("max-price = 1 USD", "expires = 2026-06-30", "expires = 2026-05-31T10:00:00Z").to_text())
+    seen = inspect(
+        token.attenuate("max-price = 1 USD", "expires = 2026-06-30", "expires = 2026-05-31T10:00:00Z").to_text()
+    )
     assert seen.budgets == ("3 USD", "7 sat")
     assert seen.max_prices == ("1 USD",)
     assert seen.expires == "2026-05-31T10:00:00Z"
@@ -265,7 +279,9 @@ def test_inspect_shows_third_parties_and_counts_discharges() -> None:
     assert inspect(text_of(root, answer())).discharges == 1
 
 
-@pytest.mark.parametrize("expires", ["9999-12-31", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "0999-01-01"])
+@pytest.mark.parametrize(
+    "expires", ["9999-12-31", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "0999-01-01"]
+)
 def test_inspect_reads_every_expiry(expires: str) -> None:
     """`9999-12-31` is what people write for never."""
     seen = inspect(mint(f"expires = {expires}").to_text())

@@ -1,7 +1,7 @@
 """Tokens as files: what every library computes (macaroons.json), and our own tokens byte for byte (tolsey.json).
 
-tolsey.json is written by vectors/generate.py from verdicts that were written by hand; vectors/verify.mjs checks its bytes
-in JavaScript, over npm's `macaroon`, without a line of ours.
+tolsey.json is written by vectors/generate.py from verdicts that were written by hand; vectors/verify.mjs checks its
+bytes in JavaScript, over npm's `macaroon`, without a line of ours.
 """
 
 import base64

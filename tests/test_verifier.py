@@ -1,7 +1,7 @@
 """The verifier's memory changes nothing but time (RULES.md T9).
 
-It remembers verified prefixes on their second sight, within a bound, and compares the last signature every time. A verifier
-that remembers and one that does not give the same answer to every token.
+It remembers verified prefixes on their second sight, within a bound, and compares the last signature every time. A
+verifier that remembers and one that does not give the same answer to every token.
 """
 
 import hmac
@@ -12,6 +12,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.tokens import (
     CALL,
     KEY_ID,
@@ -105,7 +106,13 @@ def test_a_remembered_parent_saves_its_hmacs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_token_that_failed_leaves_nothing_behind() -> None:
     judge = verifier()
-    for text in (forged(article()), mint("budget = 5 USD", minted=9).to_text(), mint(key_id="other").to_text()) * 3:
+    for text in (
+        forged(article()),
+        mint("budget = 5 USD", minted=9).to_text(),
+        mint(key_id="other").to_text(),
+        ask(mint(*TEAM)).to_text(),
+        text_of(mint(*TEAM), answer()),
+    ) * 3:
         with pytest.raises(TokenError):
             judge.verify(text)
     assert len(judge.memory) == 0

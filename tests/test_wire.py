@@ -98,6 +98,7 @@ MALFORMED = {
     "v1: packet without a space": V1_HEAD + b"0009cid:a"[:8] + b"\n" + V1_END,
     "v1: packet without a newline": V1_HEAD + b"000acid abc" + V1_END,
     "v1: unknown packet": V1_HEAD + packets((b"sid", b"a = b")) + V1_END,
+    "v1: location twice in the head": packets((b"location", b"here")) + V1_HEAD + V1_END,
     "v1: identifier twice": V1_HEAD + packets((b"identifier", b"other")) + V1_END,
     "v1: location after the identifier": packets((b"identifier", b"i"), (b"location", b"l")) + V1_END,
     "v1: caveat before the identifier": packets((b"cid", b"a"), (b"identifier", b"i")) + V1_END,
@@ -105,7 +106,9 @@ MALFORMED = {
     "v1: verification id twice": V1_HEAD + packets((b"cid", b"c"), (b"vid", b"v"), (b"vid", b"v")) + V1_END,
     "v1: empty verification id": V1_HEAD + packets((b"cid", b"c"), (b"vid", b"")) + V1_END,
     "v1: location of a first-party caveat": V1_HEAD + packets((b"cid", b"c"), (b"cl", b"l")) + V1_END,
-    "v1: location twice": V1_HEAD + packets((b"cid", b"c"), (b"vid", b"v"), (b"cl", b"l"), (b"cl", b"l")) + V1_END,
+    "v1: location of a third party twice": V1_HEAD
+    + packets((b"cid", b"c"), (b"vid", b"v"), (b"cl", b"l"), (b"cl", b"l"))
+    + V1_END,
     "v2 JSON": json.dumps({"v": 2, "i": "keyid", "s64": base64.b64encode(SIGNATURE).decode()}).encode(),
 }
 
@@ -150,7 +153,12 @@ def test_prefix_alphabet_and_padding_are_free(form: str, fill: int) -> None:
         lambda text: "tolsey_",
         lambda text: "====",
         lambda text: text + "=",
+        lambda text: text + "==",
         lambda text: text + "===",
+        lambda text: text + "====",
+        lambda text: text[:-1] + "=",
+        lambda text: text + "AA=",
+        lambda text: text + "AA===",
         lambda text: text[:20] + "=" + text[20:],
         lambda text: text[:20] + "\n" + text[20:],
         lambda text: text[:20] + " " + text[20:],
@@ -166,6 +174,7 @@ def test_prefix_alphabet_and_padding_are_free(form: str, fill: int) -> None:
         lambda text: "," + text,
         lambda text: "Bearer " + text,
         lambda text: "_" + text,
+        lambda text: text[:20] + "==" + text[20:-2],
     ],
 )
 def test_wrong_base64_is_refused(spoil: Callable[[str], str]) -> None:
@@ -268,6 +277,13 @@ def test_limits_can_be_lowered() -> None:
         with pytest.raises(TokenMalformed):
             parse(token.serialize(), lower)
         assert verdict(token, by=verifier(lower)) == "token_malformed"
+
+
+def test_at_most_nine_macaroons_are_read() -> None:
+    assert len(Macaroon.deserialize_all(mint().serialize() * 9)) == 9
+    for ten in (mint().serialize() * 10, ",".join([mint().to_text()] * 10)):
+        with pytest.raises(TokenMalformed, match="8 discharges"):
+            Macaroon.deserialize_all(ten)
 
 
 def test_at_most_nine_parts_are_decoded() -> None:

@@ -210,4 +210,5 @@ def query_pairs(query: str) -> list[tuple[str, str]]:
 
 def _folded(key: str) -> str:
     """What a careless upstream may read `key` as: PHP, Rails, ASP.NET and Java fold case, brackets, dots and NUL."""
-    return re.split(r"[\[.\x00]", key.lstrip(" "), maxsplit=1)[0].replace(" ", "_").lower()
+    text = key.encode("latin-1").decode("utf-8", "replace")
+    return re.split(r"[\[.\x00]", text.lstrip(" "), maxsplit=1)[0].replace(" ", "_").casefold()

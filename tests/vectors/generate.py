@@ -2,8 +2,8 @@
 
     python -m tests.vectors.generate
 
-Keys and nonces are fixed. The verdicts below are written by hand from DESIGN.md and RULES.md; only bytes, signatures and
-prefix ids are computed. verify.mjs computes those once more in JavaScript.
+Keys and nonces are fixed. The verdicts below are written by hand from DESIGN.md and RULES.md; only bytes, signatures
+and prefix ids are computed. verify.mjs computes those once more in JavaScript.
 """
 
 import base64
@@ -39,9 +39,10 @@ EVERY_KIND = [
 ]
 
 
-def call(want: str, price: str = "0.01 USD", **more: Any) -> dict[str, Any]:
-    """One call and its verdict: `"cleared"` with the numbers of the charged prefixes, or a code with the caveat's number."""
-    charged, caveat = more.pop("charged", None), more.pop("caveat", None)
+def call(
+    want: str, price: str = "0.01 USD", charged: list[int] | None = None, caveat: int | None = None, **more: str
+) -> dict[str, Any]:
+    """One call and its verdict: `"cleared"` with the prefixes that are charged, or a code with a caveat's number."""
     about: dict[str, Any] = {"call": SEARCH | {"peer": "10.1.2.3", "now": AT, "upstream": "search-1"} | more}
     about |= {"price": price, "verdict": want}
     about |= {"charged": charged} if charged is not None else {}
@@ -215,8 +216,9 @@ def complete(number: int, spec: dict[str, Any]) -> dict[str, Any]:
 def build() -> str:
     """The whole file."""
     about = (
-        "Tokens of Tolsey, written by generate.py and checked by verify.mjs. `charged` and `caveat` count caveats from 1; "
-        "prefix_ids[n] names the prefix after n caveats; parts are the token and its discharges one by one. Times are RFC 3339."
+        "Tokens of Tolsey, written by generate.py and checked by verify.mjs. `charged` and `caveat` count caveats from "
+        "1; prefix_ids[n] names the prefix after n caveats; parts are the token and its discharges one by one. Times "
+        "are RFC 3339."
     )
     document = {
         "about": about,

@@ -59,7 +59,7 @@ def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_sp
     if not path.exists() and accept_lost_spend is None:
         _refuse(check_ledger(keyring, ledger_id=None, entries=0))
     ledger = SqliteLedger(path, durability=durability, now=time.time_ns(), new_id=new_id)
-    refused = check_ledger(keyring, ledger_id=ledger.id, entries=ledger.entry_count())
+    refused = _fault(keyring, ledger)
     if refused is not None and not (keyring.ledger is None and ledger.entry_count() == 0):
         if accept_lost_spend is None:
             ledger.close()
@@ -68,6 +68,28 @@ def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_sp
     replace = refused is not None and accept_lost_spend is not None
     keyring.remember_ledger(ledger.id, entries=ledger.entry_count(), at=time.time_ns(), replace=replace)
     return ledger
+
+
+def reopen_ledger(config: Config, keyring: Keyring) -> SqliteLedger:
+    """A worker's own connection to the ledger that its supervisor opened. Raises `LedgerRefused` if it is that no more:
+    a worker that starts late may find another file, or another path in the config.
+    """
+    ledger = SqliteLedger(
+        config.ledger.path, durability=durability_of(config), now=time.time_ns(), new_id="", create=False
+    )
+    refused = _fault(keyring, ledger)
+    if refused is not None:
+        ledger.close()
+        _refuse(refused)
+    return ledger
+
+
+def _fault(keyring: Keyring, ledger: SqliteLedger) -> str | None:
+    def look() -> str | None:
+        return check_ledger(keyring, ledger_id=ledger.id, entries=ledger.entry_count())
+
+    # Twice, since a gateway may raise the mark between the two readings; it does so no more than twice a second.
+    return look() and look()
 
 
 def _refuse(reason: str | None) -> None:
@@ -83,4 +105,4 @@ def hold_ids(owner: str) -> Callable[[int], str]:
     that the ledger's indexes grow at their end.
     """
     count = itertools.count()
-    return lambda at: f"{at // 1_000_000:012x}{owner[:16]}{next(count):07x}"
+    return lambda at: f"{at // 1_000_000:x}-{owner}-{next(count):x}"

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
 
 from tolsey.admin.health import Health
 from tolsey.cli import logs
 from tolsey.cli.assemble import open_ledger
 from tolsey.config import Config, load, problems, same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
+from tolsey.gateway.server import HttpServer
 from tolsey.store.keyring import Keyring
 from tolsey.store.sqlite import SqliteLedger
 
@@ -122,22 +121,21 @@ class Supervisor:
             self._log.warning("settled holds of dead workers as unmetered", holds=expired)
         self._config_number = self._ledger.number_config(self.config.generation, time.time_ns())
         await _wait_for_port(self.config.server.host, self.port)
-        admin = self._admin()
+        admin = HttpServer(Health(self._problems))
+        _check_port(self.config.admin.host, self.config.admin.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        listening = asyncio.create_task(admin.serve())
+        await admin.listen(self.config.admin.host, self.config.admin.port)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
         house = asyncio.create_task(self._keep_house())
         try:
-            return await self._until_stopped([*keepers, house, listening])
+            return await self._until_stopped([*keepers, house])
         finally:
             house.cancel()
             await self._stop(keepers)
-            admin.stop()  # type: ignore[no-untyped-call]  # granian's method is not annotated
-            with contextlib.suppress(Exception):
-                await listening
+            await admin.drain(0)
             await self._end_house()
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
@@ -160,19 +158,6 @@ class Supervisor:
 
     def _admin_url(self) -> str:
         return f"http://{self.config.admin.host}:{self.config.admin.port}"
-
-    def _admin(self) -> Server:
-        admin = self.config.admin
-        _check_port(admin.host, admin.port)
-        return Server(
-            Health(self._problems),
-            address=admin.host,
-            port=admin.port,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            log_enabled=False,
-        )
 
     def _problems(self) -> list[str]:
         found = [child.problem for child in self._children if child.problem]
@@ -201,7 +186,8 @@ class Supervisor:
             child.close()
             self._children[number] = Child(number)
             if not self._stopping.is_set():
-                self._log.error("a worker died and is started again", worker=number, status=status)
+                reason = {} if child.failed is None else {"reason": child.failed}
+                self._log.error("a worker died and is started again", worker=number, status=status, **reason)
                 await self._expire()
                 await asyncio.sleep(0 if became_ready else AGAIN_SECONDS)
 

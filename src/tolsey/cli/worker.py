@@ -18,16 +18,15 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
 
 from tolsey.cli import logs
-from tolsey.cli.assemble import durability_of, hold_ids, routes_of
+from tolsey.cli.assemble import hold_ids, reopen_ledger, routes_of
 from tolsey.config import Config, load
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
+from tolsey.gateway.server import HttpServer
 from tolsey.store.book import Book
 from tolsey.store.keyring import Keyring, LiveKeyring
 from tolsey.store.sqlite import SqliteLedger
@@ -37,7 +36,10 @@ from tolsey.token.verifier import Verifier
 LOOK_SECONDS = 0.5
 """How often the keyring is looked at and the ledger's state is reported."""
 
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 20.0
+"""How long the calls under way may take to end once the gateway is told to stop."""
+
+SETTLE_SECONDS = 5.0
 """How long settling may take once the last call is over."""
 
 
@@ -64,13 +66,7 @@ class Worker:
         """Open the ledger as a new owner and put the passage together."""
         config = self._config
         owner = secrets.token_hex(8)
-        self._ledger = SqliteLedger(
-            config.ledger.path,
-            durability=durability_of(config),
-            now=time.time_ns(),
-            new_id="",
-            create=False,
-        )
+        self._ledger = reopen_ledger(config, self._keys.keyring)
         self._ledger.register(owner, time.time_ns())
         self._ledger.config = self._config_number
         self._book = Book(
@@ -103,12 +99,12 @@ class Worker:
 
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
-        left = await self._book.close(DRAIN_SECONDS)
+        left = await self._book.close(SETTLE_SECONDS)
         if left:
             self._log.warning("settled late", holds=left)
         self._calls.flush()
         for upstream in {route.upstream for route in self._passage.routes.all}:
-            await upstream.close()
+            upstream.close()
 
     def tell(self, **message: object) -> None:
         """Send one line to the supervisor."""
@@ -145,26 +141,15 @@ class Worker:
 
 
 async def _serve(worker: Worker, host: str, port: int) -> None:
-    gateway = Gateway(worker.start, worker.stop)
-    server = Server(
-        gateway,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=1024,
-        log_enabled=False,
-    )
-    loop = asyncio.get_running_loop()
+    server = HttpServer(Gateway(await worker.start()))
+    await server.listen(host, port)
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    serving = asyncio.ensure_future(server.serve())
-    starting = asyncio.ensure_future(gateway.started.wait())
-    await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
-        worker.tell(ready=True)
-    await serving
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    worker.tell(ready=True)
+    await stopping.wait()
+    await server.drain(DRAIN_SECONDS)
+    await worker.stop()
 
 
 def main(arguments: list[str]) -> int:

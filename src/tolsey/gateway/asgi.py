@@ -1,7 +1,6 @@
 """The ASGI application: bytes in, a Call through the passage, bytes out. Any ASGI server can run it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -19,46 +18,22 @@ from tolsey.units import format_nano
 OWN_PREFIX: Final = "/.tolsey/"
 """Paths under this are the gateway's own and never routed."""
 
-Lifespan = Callable[[], Awaitable[None]]
-
 
 class Gateway:
-    """The application on the data port. `startup` builds the passage, `shutdown` drains it."""
+    """The application on the data port, for one event loop."""
 
-    def __init__(self, startup: Callable[[], Awaitable[Passage]], shutdown: Lifespan) -> None:
-        self._startup = startup
-        self._shutdown = shutdown
-        self._passage: Passage | None = None
-        self.started = asyncio.Event()
-        """Set when calls can be taken."""
-        self._loop: asyncio.AbstractEventLoop
+    def __init__(self, passage: Passage) -> None:
+        self._passage = passage
+        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI scope."""
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
+        if scope["type"] != "http":
             raise NotImplementedError(f"{scope['type']} is not served")
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                self._loop = asyncio.get_running_loop()
-                self._passage = await self._startup()
-                await send({"type": "lifespan.startup.complete"})
-                self.started.set()
-            elif message["type"] == "lifespan.shutdown":
-                await self._shutdown()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+        await self._http(scope, receive, send)
 
     async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         passage = self._passage
-        if passage is None:
-            raise RuntimeError("the gateway was not started")
         request = read_request(scope)
         has_body = isinstance(request, Refusal) or request.size != 0
         client = Client(self._loop, receive, send, scope["method"], has_body=has_body)
@@ -87,7 +62,7 @@ def read_request(scope: dict[str, Any]) -> Request | Refusal:
     if fault is not None:
         return Refusal("path_invalid", f"the request target is refused: {fault}")
     size: int | None = 0
-    host = ""
+    host = b""
     for name, value in scope["headers"]:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 18:
@@ -96,7 +71,7 @@ def read_request(scope: dict[str, Any]) -> Request | Refusal:
         elif name == b"transfer-encoding":
             size = None
         elif name == b"host":
-            host = value.decode("latin-1")
+            host = value
         elif name == b"upgrade" and value.strip().lower() != b"h2c":
             return Refusal("request_invalid", "upgrading the connection is not supported")
     client = scope.get("client")

@@ -37,10 +37,15 @@ class BodyTooLarge(Exception):
     """The request body grew beyond the route's limit."""
 
 
+class BodyBroken(Exception):
+    """The client went away in the middle of its request body: what was sent of it upstream must not look complete."""
+
+
 class Client:
     """One client waiting for one response.
 
-    `method` is there because a HEAD has no body. `timeout` is how many seconds of silence are borne on either side.
+    `method` is there because a HEAD has no body. `timeout` is how many seconds of silence are borne on either side,
+    once `wait_for` was called: before that it is the ledger that is waited for, which has a limit of its own.
     """
 
     __slots__ = (
@@ -72,8 +77,13 @@ class Client:
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
         self.method = method
-        self.timeout = 60.0
+        self.timeout = MAX_DURATION_SECONDS
         self.started = False
+
+    def wait_for(self, seconds: float) -> None:
+        """From now on so many seconds of silence are borne."""
+        self.timeout = seconds
+        self.moved()
 
     def moved(self) -> None:
         """Something moved: the measure of silence begins anew."""
@@ -107,13 +117,13 @@ class Client:
             self._task.cancel()
 
     async def body(self, limit: int | None) -> AsyncIterator[bytes]:
-        """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes."""
+        """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
         size = 0
         while not self._body_done:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._cancel(Cut.DISCONNECTED)
-                return
+                raise BodyBroken
             self.moved()
             piece = message.get("body", b"")
             self._body_done = not message.get("more_body", False)

@@ -1,7 +1,7 @@
 """What is taken from a request's headers, and what is passed on, up and down (RULES.md T8, H4, H5)."""
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from tolsey.errors import Refusal, TokenError
@@ -39,7 +39,8 @@ OVERRIDES: Final = frozenset(
 )
 """With these a client could have one path or method priced and another served."""
 
-_DROPPED_UP: Final = HOP_BY_HOP | OVERRIDES | {b"host", b"expect", b"forwarded"}
+_DROPPED_UP: Final = HOP_BY_HOP | OVERRIDES | {b"host", b"expect", b"forwarded", b"content-length"}
+_DROPPED_PREFIXES_UP: Final = (b"tolsey-", b"x-forwarded-")
 _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
@@ -66,6 +67,8 @@ def credential(headers: Headers) -> str | Refusal:
 def is_ours(name: bytes, value: bytes) -> bool:
     """Whether a credential header holds one of our tokens, whose place is never upstream."""
     text = value.decode("latin-1").strip()
+    if text.startswith("tolsey"):
+        return True
     if name == b"authorization":
         scheme, _, text = text.partition(" ")
         if scheme.lower() in ("l402", "lsat"):
@@ -85,64 +88,61 @@ def up(
     peer: str,
     socket_peer: str,
     scheme: str,
-    host: str,
+    host: bytes,
     keep_foreign_credentials: bool,
-    configured: Sequence[tuple[str, str]],
-) -> list[tuple[str, str]]:
+    configured: Sequence[tuple[bytes, bytes]],
+) -> list[tuple[bytes, bytes]]:
     """The headers to send upstream: ours and the connection's taken out, forwarding rewritten, the configured ones set.
 
     `peer` is the client's address as far as it is trusted, `socket_peer` that of the connection. With
     `keep_foreign_credentials` (a public route) a credential that is not one of ours is the upstream's business.
     """
-    replaced = {name.lower().encode("ascii") for name, _ in configured}
-    named = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
-    out: list[tuple[str, str]] = []
-    for name, value in headers:
-        if name in _DROPPED_UP or name in named or name in replaced or b"_" in name:
-            continue
-        if name in _CREDENTIALS and not (keep_foreign_credentials and not is_ours(name, value)):
-            continue
-        if name.startswith((b"tolsey-", b"x-forwarded-")):
-            continue
-        out.append((name.decode("latin-1"), value.decode("latin-1")))
+    dropped = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
+    dropped.update([name for name, _ in configured])
+    out = [
+        (name, value)
+        for name, value in headers
+        if not (
+            name in _DROPPED_UP
+            or name in dropped
+            or b"_" in name
+            or name.startswith(_DROPPED_PREFIXES_UP)
+            or (name in _CREDENTIALS and not (keep_foreign_credentials and not is_ours(name, value)))
+        )
+    ]
     chain = peer if peer == socket_peer else f"{peer}, {socket_peer}"
-    out.append(("x-forwarded-for", chain))
-    out.append(("x-forwarded-proto", scheme))
+    out.append((b"x-forwarded-for", chain.encode("ascii")))
+    out.append((b"x-forwarded-proto", scheme.encode("ascii")))
     if host:
-        out.append(("x-forwarded-host", host))
+        out.append((b"x-forwarded-host", host))
     out.extend(configured)
     return out
 
 
-def down(headers: Iterable[tuple[str, str]], *, origin: str, prefix: str) -> list[tuple[bytes, bytes]]:
+def down(headers: Headers, *, origin: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
     """The upstream's headers as the client gets them.
 
     `origin` (`http://host:port`) and `prefix` are the upstream's: a Location there becomes one here.
     """
-    out: list[tuple[bytes, bytes]] = []
-    named: set[bytes] = set()
-    for text, value in headers:
-        name = text.encode("latin-1").lower()
-        if name in HOP_BY_HOP or name.startswith(b"tolsey-"):
-            if name == b"connection":
-                named.update(word.strip().lower() for word in value.encode("latin-1").split(b","))
-            continue
-        local = local_location(value, origin=origin, prefix=prefix) if name == b"location" else value
-        out.append((name, local.encode("latin-1")))
-    return [header for header in out if header[0] not in named] if named else out
+    dropped = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
+    return [
+        (name, local_location(value, origin=origin, prefix=prefix) if name == b"location" else value)
+        for name, value in headers
+        if not (name in HOP_BY_HOP or name in dropped or name.startswith(b"tolsey-"))
+    ]
 
 
-def local_location(value: str, *, origin: str, prefix: str) -> str:
+def local_location(value: bytes, *, origin: bytes, prefix: bytes) -> bytes:
     """A Location on the upstream's own origin as a path of ours; any other as it is."""
     rest = value
-    if value.lower().startswith(origin.lower()) and value[len(origin) : len(origin) + 1] in ("", "/", "?", "#"):
-        rest = value[len(origin) :] or "/"
-        if not rest.startswith("/"):
-            rest = "/" + rest
-    if rest.startswith("/") and not rest.startswith("//") and prefix and rest.startswith(prefix):
+    if value.lower().startswith(origin.lower()) and value[len(origin) : len(origin) + 1] in (b"", b"/", b"?", b"#"):
+        rest = value[len(origin) :] or b"/"
+        if not rest.startswith(b"/"):
+            rest = b"/" + rest
+    if rest.startswith(b"/") and not rest.startswith(b"//") and prefix and rest.startswith(prefix):
         after = rest[len(prefix) :]
-        if after[:1] in ("", "/", "?", "#"):
-            return after if after.startswith("/") else "/" + after
+        if after[:1] in (b"", b"/", b"?", b"#"):
+            return after if after.startswith(b"/") else b"/" + after
     return rest
 
 

@@ -14,7 +14,7 @@ import msgspec
 from tolsey.call import Call
 from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
-from tolsey.gateway.client import BodyTooLarge, Client, Cut
+from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog, CallRecord
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
@@ -37,7 +37,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     headers: header_rules.Headers
     socket_peer: str
     scheme: str
-    host: str
+    host: bytes
     size: int | None
 
 
@@ -84,7 +84,6 @@ class Passage:
         if isinstance(route, Refusal):
             await client.refuse(route)
             return
-        client.timeout = route.upstream.timeout
         record = CallRecord(self._now(), request.method, request.path, route.upstream.name)
         peer = header_rules.client_address(request.headers, request.socket_peer, self.trusted_proxies)
         call = Call(request.method, request.path, request.query, peer, record.at, route.upstream.name)
@@ -174,30 +173,21 @@ class Passage:
         granted: Granted | None,
     ) -> None:
         """Steps 7 and 8: one request upstream, its answer down, and the hold resolved whatever happens."""
-        upstream = route.upstream
-        headers = header_rules.up(
-            request.headers,
-            peer=call.peer,
-            socket_peer=request.socket_peer,
-            scheme=request.scheme,
-            host=request.host,
-            keep_foreign_credentials=cleared is None,
-            configured=upstream.headers,
-        )
-        if request.size:
-            headers.append(("content-length", str(request.size)))
-        target = f"{request.path}?{request.query}" if request.query else request.path
-        body = None if request.size == 0 else client.body(route.max_body)
-        sent = True
+        client.wait_for(route.upstream.timeout)
+        sent = False
         cost = 0 if granted is None else granted.amount
         refusal: Refusal | None = None
         try:
-            async with upstream.request(request.method, target, headers, body) as exchange:
+            exchanging = self._request(request, client, route, call, public=cleared is None)
+            sent = True
+            async with exchanging as exchange:
                 record.status = exchange.status
                 client.moved()
                 if cleared is not None and route.tariff is not None:
                     cost = route.tariff.cost(exchange.status)
-                    record.cost = str(Amount(cost, cleared.price.unit))
+                    record.cost = f"{format_nano(cost)} {cleared.price.unit}"
+                if exchange.status < 200:
+                    raise Broken("the upstream switched to another protocol, which nobody asked for")
                 await self._answer(client, route, exchange, record, granted)
                 record.note = str(exchange.status)
         except NotSent as error:
@@ -207,8 +197,11 @@ class Passage:
         except Broken as error:
             record.note = str(error)
             refusal = Refusal("upstream_failed", str(error))
-            if isinstance(error.__context__ and error.__context__.__context__, BodyTooLarge):
-                refusal = _too_large(route.max_body or 0)
+        except BodyTooLarge:
+            record.note = "the request body grew too large"
+            refusal = _too_large(route.max_body or 0)
+        except BodyBroken:
+            record.note = Cut.DISCONNECTED
         except asyncio.CancelledError:
             record.note = str(client.cut or "the gateway was stopped")
             if client.cut is None or client.cut is Cut.DISCONNECTED:
@@ -223,11 +216,28 @@ class Passage:
                 raise ConnectionAbortedError(record.note)
             await client.refuse(refusal, _hold_header(record))
 
+    def _request(self, request: Request, client: Client, route: Route, call: Call, *, public: bool) -> Exchange:
+        """The request as the upstream gets it; not sent yet."""
+        headers = header_rules.up(
+            request.headers,
+            peer=call.peer,
+            socket_peer=request.socket_peer,
+            scheme=request.scheme,
+            host=request.host,
+            keep_foreign_credentials=public,
+            configured=route.upstream.headers,
+        )
+        if request.size:
+            headers.append((b"content-length", str(request.size).encode("ascii")))
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        body = None if request.size == 0 else client.body(route.max_body)
+        return route.upstream.request(request.method, target.encode("ascii"), headers, body)
+
     async def _answer(
         self, client: Client, route: Route, exchange: Exchange, record: CallRecord, granted: Granted | None
     ) -> None:
         upstream = route.upstream
-        headers = header_rules.down(exchange.headers(), origin=upstream.origin, prefix=upstream.prefix)
+        headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
         headers.extend(_hold_header(record))
         if record.cost is not None:
             headers.append((b"tolsey-cost", record.cost.encode("ascii")))

@@ -1,26 +1,33 @@
 """One upstream: where it is, what is added for it, and one request to it.
 
-pyreqwest under a small interface. One hold is at most one request on the wire: no redirect is followed, nothing is
-retried once it was sent, no cookie is kept, no body is decompressed (RULES.md M6).
+An HTTP/1.1 client of its own over httptools and asyncio, because the gateway must know things that a general client
+hides: whether any byte was written before it failed (only then is a call surely not served, RULES.md M6), and that the
+target and the headers go out byte for byte as they were priced. Nothing is retried, redirected, decompressed or
+remembered.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Final
+from typing import Final, cast
 
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import ConnectError, ConnectTimeoutError, PyreqwestError
-from pyreqwest.request import StreamRequest
-from pyreqwest.response import Response
+import httptools
 
-IDLE_SECONDS: Final = 4
+IDLE_SECONDS: Final = 4.0
 """How long an idle connection is kept: less than the five seconds after which many servers close theirs, since a
 request that meets the closing is charged and not served.
 """
 
+MOST_IDLE: Final = 256
 WHOLE_BYTES: Final = 64 * 1024
 """A body that is announced to be no longer than this is read in one piece."""
+
+MAX_BUFFERED: Final = 256 * 1024
+"""How much of an answer waits to be taken before reading pauses, in bytes."""
+
+MAX_HEAD_BYTES: Final = 256 * 1024
 
 
 class NotSent(Exception):
@@ -55,96 +62,340 @@ class Upstream:
         self.name = name
         scheme, _, rest = url.partition("://")
         authority, slash, path = rest.partition("/")
-        self.origin = f"{scheme}://{authority}"
-        self.prefix = (slash + path).rstrip("/")
-        self.headers = headers
+        self.origin = f"{scheme}://{authority}".encode("ascii")
+        self.prefix = (slash + path).rstrip("/").encode("ascii")
+        self.headers = tuple((name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers)
         self.timeout = timeout
-        self._client: Client = (
-            ClientBuilder()
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-            .follow_redirects(False)
-            .referer(False)
-            .default_cookie_store(False)
-            .no_proxy()
-            .http1_lower_case_headers()
-            .user_agent("tolsey")
-            .connect_timeout(timedelta(seconds=connect_timeout))
-            .pool_idle_timeout(timedelta(seconds=IDLE_SECONDS))
-            .build()
-        )
+        self._connect_timeout = connect_timeout
+        self._tls = ssl.create_default_context() if scheme == "https" else None
+        self._host, self._port = _address(authority, 443 if scheme == "https" else 80)
+        self._host_line = b" HTTP/1.1\r\nhost: " + authority.encode("ascii") + b"\r\n"
+        self._idle: deque[_Connection] = deque()
+        self._closed = False
 
     def request(
-        self, method: str, target: str, headers: list[tuple[str, str]], body: AsyncIterator[bytes] | None
+        self, method: str, target: bytes, headers: list[tuple[bytes, bytes]], body: AsyncIterator[bytes] | None
     ) -> "Exchange":
-        """One request, to be entered with `async with`. `target` is the raw path and query."""
-        builder = self._client.request(method, f"{self.origin}{self.prefix}{target}").headers(headers)
-        if body is not None:
-            builder = builder.body_stream(body)
-        return Exchange(builder.streamed_read_buffer_limit(0).build_streamed())
+        """One request, to be entered with `async with`. `target` is the raw path and query.
 
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._client.close()
+        A body without a `content-length` among the headers goes out in chunks.
+        """
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        chunked = body is not None and not any(name == b"content-length" for name, _ in headers)
+        if chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"%b %b%b%b%b\r\n" % (method.encode("ascii"), self.prefix, target, self._host_line, b"".join(lines))
+        return Exchange(self, head, method == "HEAD", body, chunked)
+
+    async def connection(self) -> "_Connection":
+        """An idle connection, or a new one. Raises `NotSent`."""
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            kept = self._idle.pop()
+            if kept.usable and now - kept.since < IDLE_SECONDS:
+                return kept
+            kept.close()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                loop = asyncio.get_running_loop()
+                _, made = await loop.create_connection(lambda: _Connection(loop), self._host, self._port, ssl=self._tls)
+        except TimeoutError:
+            raise NotSent("the upstream did not accept the connection in time", late=True) from None
+        except OSError:
+            raise NotSent("the upstream cannot be reached") from None
+        return made
+
+    def keep(self, connection: "_Connection") -> None:
+        """Take a connection back whose exchange came to a clean end."""
+        now = asyncio.get_running_loop().time()
+        connection.since = now
+        if self._closed or len(self._idle) >= MOST_IDLE:
+            connection.close()
+            return
+        self._idle.append(connection)
+        while now - self._idle[0].since > IDLE_SECONDS:
+            self._idle.popleft().close()
+
+    def close(self) -> None:
+        """Close the idle connections, and every other when its exchange is over."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _address(authority: str, port: int) -> tuple[str, int]:
+    host, colon, number = authority.rpartition(":")
+    if colon and number.isdigit():
+        return host.strip("[]"), int(number)
+    return authority.strip("[]"), port
 
 
 class Exchange:
-    """A request under way. Entering it sends the request and returns when the response's head is there.
+    """A request under way. Entering it sends the request and returns when the answer's head is there.
 
-    Raises `NotSent` or `Broken`. Leaving it, or cancelling it, ends the request.
+    Raises `NotSent` or `Broken`, or what the request's body raised. Leaving it, or cancelling it, ends the request.
     """
 
-    __slots__ = ("_request", "_response", "status")
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_connection",
+        "_head",
+        "_head_only",
+        "_sending",
+        "_upstream",
+        "headers",
+        "status",
+    )
 
-    def __init__(self, request: StreamRequest) -> None:
-        self._request = request
-        self._response: Response
+    def __init__(
+        self, upstream: Upstream, head: bytes, head_only: bool, body: AsyncIterator[bytes] | None, chunked: bool
+    ) -> None:
+        self._upstream = upstream
+        self._head = head
+        self._head_only = head_only
+        self._body = body
+        self._chunked = chunked
+        self._connection: _Connection
+        self._sending: asyncio.Task[None] | None = None
         self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
 
     async def __aenter__(self) -> "Exchange":
+        connection = self._connection = await self._upstream.connection()
         try:
-            self._response = await self._request.__aenter__()
-        except ConnectTimeoutError as error:
-            raise NotSent("the upstream did not accept the connection in time", late=True) from error
-        except ConnectError as error:
-            raise NotSent("the upstream cannot be reached") from error
-        except PyreqwestError as error:
-            raise Broken("the upstream broke off before it answered") from error
-        self.status = self._response.status
+            connection.begin(self._head, self._head_only)
+            if self._body is not None:
+                self._sending = asyncio.create_task(self._send(self._body))
+                self._sending.add_done_callback(connection.sent)
+            await connection.answered()
+        except BaseException:
+            await self._end(reuse=False)
+            raise
+        self.status, self.headers = connection.status, connection.headers
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._request.__aexit__(kind, error, trace)
+        await self._end(reuse=kind is None)
 
-    def headers(self) -> Iterator[tuple[str, str]]:
-        """The response's headers. One whose value is not text is left out."""
-        found = self._response.headers
-        try:
-            yield from list(found.items())
-        except ValueError:
-            for name in dict.fromkeys(found.keys()):
-                try:
-                    values = found.getall(name)
-                except ValueError:
-                    continue
-                for value in values:
-                    yield name, value
+    async def _end(self, *, reuse: bool) -> None:
+        connection = self._connection
+        sent = self._sending is None or (self._sending.done() and not self._sending.cancelled())
+        if reuse and sent and connection.clean:
+            self._upstream.keep(connection)
+            return
+        connection.close()
+        if self._sending is not None and not self._sending.done():
+            self._sending.cancel()
+            await asyncio.wait({self._sending})
+
+    async def _send(self, body: AsyncIterator[bytes]) -> None:
+        async for piece in body:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+            await self._connection.drained()
+        if self._chunked:
+            self._connection.write(b"0\r\n\r\n")
 
     async def whole(self) -> bytes:
         """The rest of the body in one piece. Raises `Broken`."""
-        try:
-            return bytes(await self._response.body_reader.bytes())
-        except PyreqwestError as error:
-            raise Broken("the upstream broke off in the middle of its answer") from error
+        pieces = []
+        while (piece := await self.chunk()) is not None:
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def chunk(self) -> bytes | None:
         """The next piece of the body as it arrives, None at its end. Raises `Broken`."""
+        return await self._connection.piece()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to an upstream, for one exchange at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._pieces: list[bytes] = []
+        self._buffered = 0
+        self._reading_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._busy = False
+        self._head_only = False
+        self._head_bytes = 0
+        self._got_head = False
+        self._until_close = False
+        self._keep_alive = False
+        self._complete = False
+        self._lost = False
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.since = loop.time()
+
+    @property
+    def usable(self) -> bool:
+        """Whether a next request may be sent."""
+        return not self._lost and not self._busy and not self._transport.is_closing()
+
+    @property
+    def clean(self) -> bool:
+        """Whether the exchange came to its end with nothing left over, on a connection that both sides keep."""
+        self._busy = not (
+            self._complete
+            and not self._pieces
+            and not self._lost
+            and not self._head_only
+            and not self._until_close
+            and self._keep_alive
+        )
+        return not self._busy
+
+    def begin(self, head: bytes, head_only: bool) -> None:
+        """Send a request's head, for whose answer there is no body if `head_only`."""
+        self._busy = True
+        self._got_head = self._complete = self._until_close = False
+        self._head_only = head_only
+        self._head_bytes = 0
+        self.headers = []
+        self._transport.write(head)
+
+    async def answered(self) -> None:
+        """Wait for the answer's head. Raises `Broken`, or what the request's body raised."""
+        while not self._got_head:
+            if self._error is not None:
+                raise self._error
+            if self._lost:
+                raise Broken("the upstream broke off before it answered")
+            await self._wait()
+
+    async def piece(self) -> bytes | None:
+        """The next piece of the body, None at its end. Raises `Broken`."""
+        while not self._pieces:
+            if self._complete:
+                return None
+            if self._error is not None:
+                raise self._error
+            if self._lost:
+                raise Broken("the upstream broke off in the middle of its answer")
+            await self._wait()
+        found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._buffered = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return found
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
         try:
-            piece = await self._response.body_reader.read_chunk()
-        except PyreqwestError as error:
-            raise Broken("the upstream broke off in the middle of its answer") from error
-        return None if piece is None else bytes(piece)
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the request's body."""
+        if not self._lost:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait while the upstream is slow to take the body."""
+        if self._writable is not None:
+            await self._writable
+
+    def sent(self, sending: "asyncio.Task[None]") -> None:
+        """The request's body is out, or its source failed: then the answer is no longer waited for."""
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            self._error = error
+            self._wake()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection is there."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=MAX_BUFFERED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone, which ends an answer that has no other end."""
+        if self._until_close and exc is None:
+            self._complete = True
+        self._lost = True
+        self.resume_writing()
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the upstream. Any that were not asked for end the connection."""
+        if not self._busy:
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._complete:
+                self._error = Broken("the upstream's answer is not HTTP/1.1 as it should be")
+            self._until_close = True
+            self._wake()
+
+    def pause_writing(self) -> None:
+        """asyncio: the upstream is slow."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """asyncio: the upstream took some."""
+        if self._writable is not None:
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a header; one that comes after the head is a trailer, and dropped."""
+        if not self._got_head:
+            self._head_bytes += len(name) + len(value)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._error = Broken("the upstream's headers are too large")
+                self._wake()
+            else:
+                self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is there, or one of an interim answer, which is dropped."""
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self.headers = []
+            return
+        self.status = status
+        self._got_head = True
+        framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        self._keep_alive = self._parser.should_keep_alive()
+        self._complete = self._head_only
+        self._until_close = not framed and status not in (204, 304)
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        """httptools: a piece of the body."""
+        if self._head_only:
+            return
+        self._pieces.append(body)
+        self._buffered += len(body)
+        if self._buffered > MAX_BUFFERED and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        """httptools: the answer is whole, unless it was an interim one."""
+        if self._got_head:
+            self._complete = True
+            self._until_close = False
+            self._wake()

@@ -60,7 +60,13 @@ class Book:
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._reserves.append((event, future))
         self._wake.set()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # The outcome may be there already, and the cancellation have come before this task could take it.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._give_back(future.result())
+            raise
 
     def resolve(self, event: Settle | Void) -> None:
         """Hand over a settle or a void. Returns at once; it is written with the next group that succeeds."""
@@ -152,11 +158,16 @@ class Book:
         for (_, future), outcome in zip(reserves, outcomes[len(resolutions) :], strict=True):
             if not future.cancelled():
                 future.set_result(outcome)
-            elif isinstance(outcome, Granted):
-                self._resolutions.append(Void(outcome.hold, "the caller went away before the call was sent"))
+            else:
+                self._give_back(outcome)
         if any(isinstance(outcome, Late) for outcome in outcomes[: len(resolutions)]):
             # Somebody took this owner for dead. It may not forward anything more under its old name (RULES.md L3).
             self._ledger.register(self._new_owner(), self._now())
+
+    def _give_back(self, outcome: Outcome) -> None:
+        """Void what was granted to a caller that has gone."""
+        if isinstance(outcome, Granted):
+            self.resolve(Void(outcome.hold, "the caller went away before the call was sent"))
 
     def _fail(
         self,

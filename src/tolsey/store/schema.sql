@@ -50,6 +50,7 @@ CREATE TABLE entry (
 CREATE UNIQUE INDEX entry_reserve ON entry (hold) WHERE kind = 'reserve';
 CREATE UNIQUE INDEX entry_resolution ON entry (hold) WHERE kind IN ('settle', 'void', 'expire');
 
+-- The open holds: what the entries amount to, kept beside them by the triggers below.
 CREATE TABLE hold (
     id          TEXT    PRIMARY KEY,
     leaf        INTEGER NOT NULL REFERENCES account (n),
@@ -57,3 +58,11 @@ CREATE TABLE hold (
     owner       INTEGER NOT NULL REFERENCES owner (n),
     at          INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER hold_opens AFTER INSERT ON entry WHEN new.kind = 'reserve' BEGIN
+    INSERT INTO hold VALUES (new.hold, new.leaf, new.amount, new.owner, new.at);
+END;
+
+CREATE TRIGGER hold_closes AFTER INSERT ON entry WHEN new.kind IN ('settle', 'void', 'expire') BEGIN
+    DELETE FROM hold WHERE id = new.hold;
+END;

@@ -26,6 +26,7 @@ from tolsey.ledger.rules import (
     Entry,
     Event,
     Expire,
+    Granted,
     Hold,
     Key,
     Kind,
@@ -40,14 +41,15 @@ from tolsey.store.sqlite_file import (
     ANCESTRY,
     INSERT_ACCOUNT,
     INSERT_ENTRY,
-    INSERT_HOLD,
     Durability,
     check_file_system,
     check_library,
     connect,
-    delete_holds_sql,
+    errors_of,
+    identity,
     insert_sql,
     parts,
+    statements,
     unavailable,
 )
 from tolsey.token.chain import Account
@@ -92,6 +94,7 @@ class SqliteLedger:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.turn = Turn(path)
             self._db = connect(path, durability)
+            self._file = identity(path)
             self._create(new_id, now)
             row = self._db.execute("SELECT id, version FROM ledger").fetchone()
         except (OSError, sqlite3.Error) as error:
@@ -106,7 +109,7 @@ class SqliteLedger:
             self._db.execute("BEGIN IMMEDIATE")
             if self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
                 script = resources.files("tolsey.store").joinpath("schema.sql").read_text("utf-8")
-                for statement in script.split(";"):
+                for statement in statements(script):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO ledger VALUES (?, ?, ?)", (new_id, SCHEMA_VERSION, now))
                 self._db.execute("INSERT INTO owner VALUES (0, 'cli', ?, ?)", (now, now))
@@ -153,18 +156,22 @@ class SqliteLedger:
     def stage(self, events: Sequence[Event], now: int) -> list[Outcome]:
         """Run a group of events in an open transaction; `commit` makes it durable. The caller holds the turn.
 
-        Raises `LedgerUnavailable` with nothing changed. A resolution that another process wrote meanwhile shows as a
-        broken unique index; then everything is read again and the group run once more.
+        Raises `LedgerUnavailable` with nothing changed. The first run takes a reserve's id to be new and a hold of our
+        own to be as we know it. Where that is wrong (an id used again, a resolution by another process) the unique
+        indexes say so; then everything is read and the group run once more.
         """
         for attempt in (1, 2):
             try:
                 self._begin()
-                self._load(events)
+                self._load(events, trusting=attempt == 1)
                 at = self._last_at = max(now, self._last_at)
                 outcomes = [apply(self._books, event, at=at, owner=self.owner) for event in events]
+                if attempt == 1 and self._is_known_refusal(events, outcomes):
+                    self.roll_back()
+                    continue
                 self._write()
                 return outcomes
-            except sqlite3.IntegrityError as error:
+            except (sqlite3.IntegrityError, AssertionError) as error:
                 self.roll_back()
                 if attempt == 2:
                     raise LedgerUnavailable(f"the ledger refused a group: {error}") from None
@@ -175,6 +182,17 @@ class SqliteLedger:
                 self.roll_back()
                 raise
         raise AssertionError("unreachable")
+
+    def _is_known_refusal(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> bool:
+        """Whether a reserve was refused whose id was granted before: then the answer must be the old one."""
+        refused = [
+            event.hold
+            for event, outcome in zip(events, outcomes, strict=True)
+            if isinstance(event, Reserve) and not isinstance(outcome, Granted) and event.hold not in self._books.holds
+        ]
+        if refused:
+            self._load_holds(refused)
+        return any(hold in self._books.holds for hold in refused)
 
     def commit(self) -> None:
         """Make the staged group durable. Raises `LedgerUnavailable`; then whether it was kept is unknown, and the same
@@ -210,6 +228,8 @@ class SqliteLedger:
         self._forget()
 
     def _begin(self) -> None:
+        if identity(self.path) != self._file:
+            raise LedgerUnavailable("the ledger's file was moved or replaced while it was in use; restart the gateway")
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
@@ -220,10 +240,14 @@ class SqliteLedger:
             last = self._db.execute("SELECT at FROM entry ORDER BY n DESC LIMIT 1").fetchone()
             self._last_at = max(self._last_at, last[0] if last else 0)
 
-    def _load(self, events: Sequence[Event]) -> None:
+    def _load(self, events: Sequence[Event], *, trusting: bool) -> None:
         """Bring every hold and account that the events touch into the books."""
         holds = self._books.holds
-        unknown = [event.hold for event in events if not isinstance(event, Open) and event.hold not in holds]
+        unknown = [
+            event.hold
+            for event in events
+            if not isinstance(event, Open) and not (trusting and isinstance(event, Reserve)) and event.hold not in holds
+        ]
         if unknown:
             self._load_holds(unknown)
         wanted: dict[Key, None] = {}
@@ -270,7 +294,7 @@ class SqliteLedger:
         return tuple((id_, unit) for id_, unit in rows)
 
     def _write(self) -> None:
-        """Write what the rules changed: accounts, then entries, then the open holds that follow from them."""
+        """Write what the rules changed: accounts, then entries; the open holds follow from those by triggers."""
         books, rows = self._books, self._rows
         accounts = []
         for key, b in books.dirty.items():
@@ -289,19 +313,13 @@ class SqliteLedger:
 
     def _insert_entries(self, entries: list[Entry]) -> None:
         rows, config = self._rows, self.config
-        lines, opened, closed = [], [], []
+        lines = []
         for e in entries:
             leaf = None if e.leaf is None else rows[e.leaf]
             lines.append((e.at, e.kind, e.hold, leaf, e.amount, e.owner, config, e.note))
-            if e.kind is Kind.RESERVE:
-                opened.append((e.hold, leaf, e.amount, e.owner, e.at))
-            elif e.hold is not None and e.kind in RESOLUTIONS:
-                closed.append(e.hold)
+            if e.hold is not None and e.kind in RESOLUTIONS:
+                self._closed.append(e.hold)
         self._put(INSERT_ENTRY, lines)
-        self._put(INSERT_HOLD, opened)
-        for part in parts(closed):
-            self._db.execute(delete_holds_sql(len(part)), part)
-        self._closed += closed
 
     def _put(self, insert: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> None:
         """Insert rows, many in one statement: Python lets other threads run at every step of every statement, and that
@@ -321,11 +339,13 @@ class SqliteLedger:
             self.turn.give()
         return outcomes
 
+    @errors_of("the ledger cannot be read")
     def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """The accounts as committed, by this process and others; one that does not exist yet stands at 0."""
         found = {(b.account.id, b.account.unit): b for _, b in self._accounts({a.id for a in accounts})}
         return [found.get((a.id, a.unit)) or Balance(a) for a in accounts]
 
+    @errors_of("the ledger cannot be written")
     def accept(self, note: str, now: int) -> None:
         """Write down that an operator accepts this ledger as it is, with spend that may be lost (RULES.md L1)."""
         self.turn.take()
@@ -337,11 +357,15 @@ class SqliteLedger:
         finally:
             self.turn.give()
 
+    @errors_of("the ledger cannot be written")
     def expire_dead_owners(self, now: int) -> int:
         """Close every owner whose process is gone, and settle its open holds as held; return how many holds. Blocks."""
         expired = 0
-        living = self._db.execute("SELECT n, id FROM owner WHERE ended_at IS NULL").fetchall()
-        for n, owner_id in living:
+        # One that was taken for dead while it lived may hold money although it has ended.
+        owners = self._db.execute(
+            "SELECT n, id FROM owner WHERE ended_at IS NULL OR n IN (SELECT owner FROM hold)"
+        ).fetchall()
+        for n, owner_id in owners:
             if n == self.owner or not is_dead(self.path, owner_id):
                 continue
             holds = [row[0] for row in self._db.execute("SELECT id FROM hold WHERE owner = ?", (n,))]
@@ -376,10 +400,12 @@ class SqliteLedger:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.path}.ballast")
 
+    @errors_of("the ledger cannot be read")
     def entry_count(self) -> int:
         """How many entries the journal has; it never falls."""
         return int(self._db.execute("SELECT coalesce(max(n), 0) FROM entry").fetchone()[0])
 
+    @errors_of("the ledger cannot be written")
     def checkpoint(self) -> None:
         """Copy the WAL into the file and start it anew, under the turn. Blocks."""
         self.turn.take()

@@ -1,7 +1,9 @@
 """The file under the SQLite ledger: its connections, its statements, and what it must not lie on."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -37,13 +39,6 @@ ACCOUNT_CHANGED: Final = (
     " open = excluded.open"
 )
 INSERT_ENTRY: Final = "INSERT INTO entry (at, kind, hold, leaf, amount, owner, config, note)"
-INSERT_HOLD: Final = "INSERT INTO hold (id, leaf, amount, owner, at)"
-
-
-@lru_cache(maxsize=MOST_ROWS)
-def delete_holds_sql(rows: int) -> str:
-    """The statement that removes so many open holds."""
-    return f"DELETE FROM hold WHERE id IN ({','.join('?' * rows)})"  # noqa: S608 - only question marks are put in
 
 
 @lru_cache(maxsize=8 * MOST_ROWS)
@@ -54,6 +49,16 @@ def insert_sql(insert: str, columns: int, rows: int, conflict: str) -> str:
 
 
 _T = TypeVar("_T")
+
+
+def statements(script: str) -> Iterator[str]:
+    """Cut a script into statements, keeping a trigger's body whole."""
+    statement = ""
+    for piece in script.split(";"):
+        statement += piece + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def parts(rows: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -69,7 +74,6 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
     db.execute("PRAGMA wal_autocheckpoint = 0")
-    db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     return db
 
@@ -88,6 +92,24 @@ def unavailable(what: str, error: sqlite3.Error) -> LedgerUnavailable:
     """The error to raise for one of SQLite's."""
     kind = LedgerFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else LedgerUnavailable
     return kind(f"{what}: {error}")
+
+
+@contextmanager
+def errors_of(what: str) -> Iterator[None]:
+    """Raise SQLite's errors as `LedgerUnavailable`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unavailable(what, error) from None
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at the path at this moment, whatever its name was before; None for none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_library(version: tuple[int, int, int]) -> None:

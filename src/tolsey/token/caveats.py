@@ -23,7 +23,9 @@ MAX_LABEL_BYTES: Final = 128
 
 _NAME = re.compile(r"[a-z][a-z-]{0,31}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+_RFC3339 = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt]((?:[01]\d|2[0-3]):\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
 _GLOB = re.compile(r"[A-Za-z0-9_.:/@+*-]+", re.ASCII)
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 
@@ -219,12 +221,16 @@ def parse_expiry(text: str) -> int:
 
 
 def format_time(at: int) -> str:
-    """Write nanoseconds since the epoch as RFC 3339, UTC, whole seconds (years 1 to 9999)."""
-    moment = _EPOCH + timedelta(seconds=at // SECOND)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Write nanoseconds since the epoch as RFC 3339, UTC, whole seconds. What lies before year 1 or after year 9999 is
+    written as the first or last second of them.
+    """
+    moment = _EPOCH + timedelta(seconds=min(max(at // SECOND, _FIRST_SECOND), _LAST_SECOND))
+    return moment.replace(tzinfo=None).isoformat() + "Z"
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_SECOND: Final = -62_135_596_800
+_LAST_SECOND: Final = 253_402_300_799
 
 
 def _alternatives(name: str, value: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ Law 1 lives here: every caveat is looked at, all are ANDed, and what is not unde
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -24,7 +24,7 @@ from tolsey.token.caveats import (
     Purpose,
     parse_caveat,
 )
-from tolsey.token.macaroon import ThirdParty, mac_after, prefix_id
+from tolsey.token.macaroon import ThirdParty, prefix_id
 from tolsey.token.wire import LIMITS, Caveat, Limits
 from tolsey.units import Amount
 
@@ -150,10 +150,11 @@ def start(identifier: bytes, mac: bytes) -> Chain:
     return Chain(parse_identifier(identifier), (name,), (Link(None, None, name),))
 
 
-def grow(chain: Chain, mac: bytes, caveats: Iterable[Caveat], limits: Limits = LIMITS) -> tuple[Chain, bytes]:
-    """Add caveats to a chain that ends in `mac`; return the longer chain and its MAC. Raises `TokenMalformed`.
+def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits: Limits = LIMITS) -> Chain:
+    """Add caveats to a chain that ends in `macs[0]`, and return the longer one. Raises `TokenMalformed`.
 
-    Nothing here compares a signature: the caller does, with the MAC returned, before it believes the chain.
+    `macs[n]` stands after n of the caveats. The caller has compared the last signature already: only then is a caveat
+    read.
     """
     names = list(chain.prefix_ids)
     links = list(chain.links)
@@ -161,8 +162,7 @@ def grow(chain: Chain, mac: bytes, caveats: Iterable[Caveat], limits: Limits = L
     budgets = list(chain.budgets)
     third_parties = list(chain.third_parties)
     root_is_bare = chain.root_is_bare
-    for caveat in caveats:
-        before, mac = mac, mac_after(mac, caveat)
+    for caveat, before, mac in zip(caveats, macs, macs[1:], strict=False):
         name = prefix_id(mac)
         names.append(name)
         if caveat.vid is not None:
@@ -184,7 +184,7 @@ def grow(chain: Chain, mac: bytes, caveats: Iterable[Caveat], limits: Limits = L
         root_is_bare = root_is_bare and len(links) > 1
     if len(links) > limits.links or len(budgets) > limits.accounts:
         raise TokenMalformed(f"a token has at most {limits.links} Links and {limits.accounts} budgets")
-    grown = Chain(
+    return Chain(
         chain.identifier,
         tuple(names),
         tuple(links),
@@ -193,7 +193,6 @@ def grow(chain: Chain, mac: bytes, caveats: Iterable[Caveat], limits: Limits = L
         tuple(third_parties),
         root_is_bare,
     )
-    return grown, mac
 
 
 def _term(caveat: Caveat, link: int) -> Term:
@@ -213,6 +212,8 @@ def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
     for number, caveat in found:
         _, link, at = chain.third_parties[number]
         term = _term(caveat, link)
+        if isinstance(term.meaning, Purpose):
+            continue
         if isinstance(term.meaning, _NOT_IN_A_DISCHARGE):
             term = Term(None, term.text, link, "this caveat may not stand in a discharge")
         added.setdefault(at, []).append(term)

@@ -49,38 +49,52 @@ def compose(
     texts += [f"expires = {expires}"] if expires is not None else []
     texts += caveats
     texts += [f"budget = {budget}"] if budget is not None else []
-    for text in texts:
-        meaning = parse_caveat(text.encode("utf-8"))
-        if isinstance(meaning, Label) and text is not texts[0]:
+    budgets: list[str] = []
+    others: list[str] = []
+    for number, text in enumerate(texts):
+        cid = text.encode("utf-8", "surrogatepass")
+        meaning = parse_caveat(cid)
+        if isinstance(meaning, Label) and number:
             raise CaveatInvalid("label: one Link has one label")
-        if len(text.encode("utf-8")) > LIMITS.caveat_bytes:
+        if len(cid) > LIMITS.caveat_bytes:
             raise CaveatInvalid(f"a caveat has at most {LIMITS.caveat_bytes} bytes")
-    return texts
+        (budgets if isinstance(meaning, BudgetCaveat) else others).append(text)
+    return others + budgets
 
 
 def narrow(parent: Macaroon, texts: Sequence[str]) -> Macaroon:
     """Append one Link's caveats to `parent`, refusing any that is wider. Raises `CaveatWider` or `CaveatInvalid`."""
     held = meanings(parent)
-    links_after_depth = 0
-    for meaning in held:
-        if isinstance(meaning, Label):
-            links_after_depth += 1
-    for text in texts:
-        meaning = parse_caveat(text.encode("utf-8"))
-        for earlier in held:
+    added = [parse_caveat(text.encode("utf-8")) for text in texts]
+    left = min((links - used for links, used in _depths(held)), default=LIMITS.links) - 1
+    if left < 0:
+        raise CaveatWider("the parent may not be handed on: its depth allows no further Link")
+    for text, meaning in zip(texts, added, strict=True):
+        if isinstance(meaning, Depth) and any(isinstance(m, Depth) for m in held) and meaning.links > left:
+            raise CaveatWider(f"{text!r} is wider than its parent: {left} Links may follow this one")
+        for earlier in reversed(held):
             wider = _wider(meaning, earlier)
             if wider:
                 raise CaveatWider(f"{text!r} is wider than its parent: {wider}")
-    for number, meaning in enumerate(held):
-        if isinstance(meaning, Depth):
-            after = sum(isinstance(later, Label) for later in held[number:]) + 1
-            if after > meaning.links:
-                raise CaveatWider(f"the parent may not be handed on: its depth allows {meaning.links} Links after it")
-    if len(parent.caveats) + len(texts) > LIMITS.caveats:
+    child = parent.attenuate(*texts)
+    if len(child.caveats) > LIMITS.caveats:
         raise CaveatInvalid(f"a token has at most {LIMITS.caveats} caveats")
-    if links_after_depth + 1 >= LIMITS.links:
+    if 1 + _count(Label, held + added) > LIMITS.links:
         raise CaveatInvalid(f"a token has at most {LIMITS.links} Links")
-    return parent.attenuate(*texts)
+    if _count(BudgetCaveat, held + added) > LIMITS.accounts:
+        raise CaveatInvalid(f"a token has at most {LIMITS.accounts} budgets")
+    if len(child.serialize()) > LIMITS.token_bytes:
+        raise CaveatInvalid(f"a token has at most {LIMITS.token_bytes} bytes")
+    return child
+
+
+def _count(kind: type[Meaning], meanings: Sequence[Meaning]) -> int:
+    return sum(isinstance(meaning, kind) for meaning in meanings)
+
+
+def _depths(held: Sequence[Meaning]) -> list[tuple[int, int]]:
+    """For each `depth` caveat, the Links that it allows and those that follow it already."""
+    return [(m.links, _count(Label, held[n:])) for n, m in enumerate(held) if isinstance(m, Depth)]
 
 
 def meanings(macaroon: Macaroon) -> list[Meaning]:

@@ -176,6 +176,7 @@ def discharge_caveats(
 ) -> list[tuple[int, Caveat]]:
     """Verify all discharges; return their first-party caveats, each with the number of the root's asking caveat.
 
+    They stand in the order in which they are asked for, a discharge's own before those of the ones that it asks for.
     Each discharge answers exactly one third-party caveat and is bound to `root_signature`. A discharge may ask for
     further ones; a used one is never looked at again, so one that asks for itself is simply missing. Nothing recurses.
     Raises `DischargeMissing` or `DischargeInvalid`.
@@ -185,19 +186,21 @@ def discharge_caveats(
     for discharge in discharges:
         if unused.setdefault(discharge.identifier, discharge) is not discharge:
             raise DischargeInvalid("two discharges have the same identifier")
-    waiting = list(enumerate(asked))
+    waiting = list(enumerate(asked))[::-1]
     while waiting:
         number, third_party = waiting.pop()
         answer = unused.pop(third_party.caveat.cid, None)
         if answer is None:
             raise DischargeMissing(f"a third-party caveat for {_place(third_party.caveat)} has no discharge")
         mac = first_mac(_caveat_key(third_party), answer.identifier)
+        nested = []
         for caveat in answer.caveats:
             if caveat.vid is None:
                 found.append((number, caveat))
             else:
-                waiting.append((number, ThirdParty(caveat, mac)))
+                nested.append((number, ThirdParty(caveat, mac)))
             mac = mac_after(mac, caveat)
+        waiting += reversed(nested)
         if not hmac.compare_digest(_bound(root_signature, mac), answer.signature):
             raise DischargeInvalid(f"the discharge from {_place(third_party.caveat)} is not genuine or not bound here")
     if unused:

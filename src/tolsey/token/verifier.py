@@ -15,7 +15,7 @@ from typing import Final
 from tolsey.errors import TokenForged, TokenMalformed
 from tolsey.token import wire
 from tolsey.token.chain import Chain, grow, parse_identifier, start, with_discharges
-from tolsey.token.macaroon import Macaroon, discharge_caveats, first_mac, verify_signature
+from tolsey.token.macaroon import Macaroon, discharge_caveats, first_mac, mac_after, verify_signature
 from tolsey.token.wire import LIMITS, Fields, Limits
 
 MEMORY_BYTES: Final = 32 * 1024 * 1024
@@ -23,7 +23,7 @@ MEMORY_BYTES: Final = 32 * 1024 * 1024
 
 _SEEN_ONCE: Final = 32_768
 _CHAIN_BYTES: Final = 1_000
-_CAVEAT_BYTES: Final = 600
+_CAVEAT_BYTES: Final = 450
 _TAIL: Final = 35
 
 
@@ -70,7 +70,10 @@ class Memory:
 
 
 def _size(chain: Chain) -> int:
-    return _CHAIN_BYTES + _CAVEAT_BYTES * len(chain.prefix_ids)
+    """A little more than a chain holds: what a caveat was parsed to can be fifty times its text."""
+    text = " ".join(term.text for term in chain.terms)
+    parsed = 250 * text.count(" ") + 70 * text.count("/") + 200 * text.count("&") + 4 * len(text)
+    return _CHAIN_BYTES + _CAVEAT_BYTES * len(chain.prefix_ids) + parsed
 
 
 class Verifier:
@@ -107,24 +110,30 @@ class Verifier:
     def _verify(self, data: bytes, root: Fields, others: list[Fields]) -> Chain:
         if len(others) > self._limits.discharges:
             raise TokenMalformed(f"a token has at most {self._limits.discharges} discharges")
+        chain, mac, known = self._longest_known(data, root)
+        macs = [mac]
+        for caveat in root.caveats[known:]:
+            macs.append(mac_after(macs[-1], caveat))
+        verify_signature(macs[-1], root.signature)
+        minted = chain.identifier.minted
+        if minted > len(root.caveats):
+            raise TokenMalformed("the token has fewer caveats than its minter wrote")
         new: list[tuple[bytes, bytes, Chain]] = []
-        chain, mac, done = self._longest_known(data, root)
+        done = known
         for end in _boundaries(root):
             if end > done or (end == done == 0):
-                chain, mac = grow(chain, mac, root.caveats[done:end], self._limits)
+                chain = grow(chain, macs[done - known : end - known + 1], root.caveats[done:end], self._limits)
                 done = end
-                if root.ends:
-                    new.append((_key(data, root, end), mac, chain))
-        verify_signature(mac, root.signature)
-        if chain.identifier.minted > len(root.caveats):
-            raise TokenMalformed("the token has fewer caveats than its minter wrote")
-        for key, prefix_mac, prefix in new:
-            self.memory.put(key, prefix_mac, prefix)
+                if root.ends and end >= minted:
+                    new.append((_key(data, root, end), macs[end - known], chain))
+        whole = chain
         if chain.third_parties or others:
             asked = [third_party for third_party, _, _ in chain.third_parties]
             discharges = [Macaroon("", f.identifier, f.caveats, f.signature) for f in others]
-            chain = with_discharges(chain, discharge_caveats(asked, mac, discharges))
-        return chain
+            whole = with_discharges(chain, discharge_caveats(asked, macs[-1], discharges))
+        for key, prefix_mac, prefix in new:
+            self.memory.put(key, prefix_mac, prefix)
+        return whole
 
     def _longest_known(self, data: bytes, root: Fields) -> tuple[Chain, bytes, int]:
         """The longest remembered prefix that ends where a Link does, its MAC, and how many caveats it has."""

@@ -70,12 +70,12 @@ def text_to_parts(text: str, limits: Limits = LIMITS) -> list[bytes]:
 
 
 def _decode(text: str) -> bytes:
-    padding = "" if text.endswith("=") else "=" * (-len(text) % 4)
+    padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
     try:
-        data = binascii.a2b_base64((text + padding).encode("ascii").translate(_STANDARD), strict_mode=True)
+        data = binascii.a2b_base64(padded.encode("ascii").translate(_STANDARD), strict_mode=True)
     except (UnicodeEncodeError, binascii.Error):
         data = b""
-    if not data:
+    if not data or len(padded) != (len(data) + 2) // 3 * 4:
         raise TokenMalformed("the token is not base64")
     return data
 

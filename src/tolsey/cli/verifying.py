@@ -1,0 +1,152 @@
+"""`tolsey verify`: whether a token is genuine, what it is charged to, and whether a call would be let through."""
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Token, read_token
+from tolsey.cli.output import CallRefused, UsageError, emit, printable, table, warn
+from tolsey.cli.program import command, new_app
+from tolsey.errors import Refusal
+from tolsey.units import format_nano
+
+if TYPE_CHECKING:
+    from tolsey.config import Config
+    from tolsey.token.chain import Account, Chain
+
+app = new_app()
+
+
+@command(
+    app,
+    "verify",
+    examples=[
+        "tolsey verify - < token.txt",
+        'tolsey verify - --method GET --path "/api/v1/search?source=arxiv" < token.txt',
+    ],
+)
+def verify(
+    token: Token = None,
+    file: ConfigFile = DEFAULT_CONFIG,
+    method: Annotated[str | None, typer.Option("--method", help="Try a call with this method (GET).")] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", metavar="PATH", help="Try a call to this path, which may have a query.")
+    ] = None,
+    peer: Annotated[str, typer.Option("--peer", metavar="IP", help="The client's address for that call.")] = "",
+    json: Json = False,
+) -> None:
+    """Say whether a token is genuine, and what it may do here.
+
+    Shows its Links and caveats with their prefix ids, and the accounts that its calls are charged to. With --path, says
+    also whether a call would be cleared now, what it would cost, and which accounts would be charged: exit status 1 if
+    it would be refused. Nothing is charged, and whether the money is there is not looked at.
+    """
+    from tolsey.cli.place import read_keyring
+    from tolsey.token.chain import CAPABILITY
+    from tolsey.token.delegation import inspection
+    from tolsey.token.macaroon import Macaroon
+    from tolsey.token.verifier import Verifier
+
+    if path is None and (method is not None or peer):
+        raise UsageError("--method and --peer describe a call: they need --path")
+    text = read_token(token)
+    config, keyring = read_keyring(file)
+    chain = Verifier(CAPABILITY, partial(keyring.derived, CAPABILITY), config.limits).verify(text)
+    macaroon, *discharges = Macaroon.deserialize_all(text)
+    found = inspection(macaroon, discharges)
+    caveats = [str(caveat) for caveat in macaroon.caveats]
+    units = dict.fromkeys(each.unit for each in chain.budgets)
+    accounts = [account for unit in units for account in chain.purse(unit)]
+    data: dict[str, object] = {
+        "verified": True,
+        "key_id": chain.identifier.key_id,
+        "prefix_id": chain.prefix_ids[-1],
+        "root_prefix_id": chain.prefix_ids[0],
+        "links": [{"label": e.label, "nonce": e.nonce, "prefix_id": e.prefix_id} for e in chain.links],
+        "caveats": [{"caveat": t, "prefix_id": p} for t, p in zip(caveats, chain.prefix_ids[1:], strict=True)],
+        "accounts": [_account(account) for account in accounts],
+        "problems": list(found.problems),
+    }
+    outcome = None if path is None else _try(config, chain, method or "GET", path, peer)
+    if isinstance(outcome, dict):
+        data["call"] = outcome
+
+    def human() -> None:
+        _show(chain, caveats, accounts)
+        for problem in found.problems:
+            warn(f"every call is refused: {problem}")
+        if isinstance(outcome, dict):
+            _show_call(outcome)
+
+    emit(json, data, human)
+    if isinstance(outcome, Refusal):
+        raise CallRefused(outcome)
+
+
+def _account(account: "Account") -> dict[str, object]:
+    limit = None if account.limit is None else format_nano(account.limit)
+    return {"id": account.id, "parent": account.parent, "label": account.label, "unit": account.unit, "limit": limit}
+
+
+def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) -> dict[str, object] | Refusal:
+    """What the gateway would decide about a call, without the ledger."""
+    from tolsey.call import Call, path_fault, query_fault
+    from tolsey.cli.assemble import routes_of
+    from tolsey.gateway.routes import Mode
+    from tolsey.token.chain import clear
+
+    path, _, query = target.partition("?")
+    bad = path_fault(path.encode("utf-8")) or query_fault(query.encode("utf-8"))
+    if bad:
+        return Refusal("path_invalid", f"the path is refused: {bad}")
+    route = routes_of(config).match(method, path)
+    if isinstance(route, Refusal):
+        return route
+    call: dict[str, object] = {"method": method, "path": path, "query": query, "upstream": route.upstream.name}
+    call["mode"] = route.mode.value
+    if route.mode is Mode.PUBLIC:
+        return call | {"price": None, "charged": []}
+    clearance = clear(chain, Call(method, path, query, peer, time.time_ns(), route.upstream.name))
+    if isinstance(clearance, Refusal):
+        return clearance
+    if route.tariff is None:
+        return Refusal("unpriceable", "the route has no price")
+    price = route.tariff.price
+    purse = clearance.purse(price)
+    if isinstance(purse, Refusal):
+        return purse
+    return call | {"price": str(price), "charged": [account.id for account in purse]}
+
+
+def _show(chain: "Chain", caveats: list[str], accounts: "list[Account]") -> None:
+    print(f"VERIFIED with key {chain.identifier.key_id}; {chain.identifier.minted} caveats are the minter's.")
+    print()
+    opening = {link.prefix_id: (str(n), link.label or "") for n, link in enumerate(chain.links) if n}
+    rows = [("0", "", "(the identifier)", chain.prefix_ids[0])]
+    for text, name in zip(caveats, chain.prefix_ids[1:], strict=True):
+        rows.append((*opening.get(name, ("", "")), text, name))
+    table(("link", "label", "caveat", "prefix id"), rows)
+    print()
+    if accounts:
+        lines = [
+            (a.label or "", "-" if a.limit is None else format_nano(a.limit), a.unit, a.id, a.parent or "")
+            for a in accounts
+        ]
+        table(("charged to", "limit", "unit", "account", "below"), lines, right=("limit",))
+    else:
+        print("It has no budget: calls that cost something are refused.")
+
+
+def _show_call(call: dict[str, object]) -> None:
+    charged = call["charged"]
+    number = len(charged) if isinstance(charged, list) else 0
+    print()
+    if call["price"] is None:
+        print(
+            printable(f"CLEARED: {call['method']} {call['path']} is public, goes to {call['upstream']}, costs nothing.")
+        )
+        return
+    cost = f"costs {call['price']}, charged to {number} accounts"
+    print(printable(f"CLEARED: {call['method']} {call['path']} goes to {call['upstream']} and {cost}."))

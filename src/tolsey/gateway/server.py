@@ -1,0 +1,476 @@
+"""An HTTP/1.1 server for one ASGI application: httptools parses, asyncio carries, this file is what lies between.
+
+It exists because the wire is most of what a call costs (docs/decisions). It has no options beyond the limits below, and
+any other ASGI server can run the same application.
+
+One connection is a queue of cycles, one for each request on it. Only the first is answered; while another waits, or a
+body is not being taken, reading from the socket pauses, so that what is buffered is bounded. httptools (llhttp, strict)
+refuses what request smuggling lives on: two lengths, a length beside an encoding, bare line feeds, folded headers.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import unquote
+
+import httptools
+
+from tolsey.errors import Refusal
+from tolsey.gateway import problems
+
+Application = Callable[[dict[str, Any], Callable[[], Awaitable[dict[str, Any]]], Any], Awaitable[None]]
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""The target and the headers of one request, together."""
+
+MAX_HEADERS: Final = 128
+MAX_BUFFERED: Final = 256 * 1024
+"""How much of a body waits to be taken before reading pauses, in bytes."""
+
+HEAD_SECONDS: Final = 30.0
+"""How long a request's head may take to arrive."""
+
+IDLE_SECONDS: Final = 75.0
+"""How long a connection may be idle between requests."""
+
+SWEEP_SECONDS: Final = 1.0
+
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
+}
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?= )")
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+
+
+class HttpServer:
+    """Serves `application` on sockets that are given to it."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.date = b""
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int) -> None:
+        """Open the port. Several processes may open the same one; the kernel shares the connections out."""
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(
+            lambda: Connection(self, loop), host, port, reuse_port=True, reuse_address=True, backlog=1024
+        )
+        self._listeners.append(listener)
+        if self._sweeper is None:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Close what was silent for too long, and write the date anew."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode("ascii")
+        for connection in list(self.connections):
+            connection.close_if_silent(now)
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more connections, let the requests under way be answered, then close; at most `seconds`."""
+        self.draining = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        until = asyncio.get_running_loop().time() + seconds
+        while self.connections and asyncio.get_running_loop().time() < until:
+            tasks = [c.cycles[0].task for c in self.connections if c.cycles and c.cycles[0].task is not None]
+            if tasks:
+                await asyncio.wait(tasks, timeout=0.1)
+            else:
+                await asyncio.sleep(0.01)
+            for connection in list(self.connections):
+                connection.close_if_idle()
+        for connection in list(self.connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+
+class Connection(asyncio.Protocol):
+    """One client connection."""
+
+    def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._peer: tuple[str, int] | None = None
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._arriving: Cycle | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+        self._since = loop.time()
+        self._in_head = False
+        self.cycles: deque[Cycle] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection is there."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=MAX_BUFFERED)
+        peer = transport.get_extra_info("peername")
+        self._peer = (peer[0], peer[1]) if peer else None
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone; every cycle on it hears of it."""
+        self._server.connections.discard(self)
+        for cycle in self.cycles:
+            cycle.lose()
+        self.cycles.clear()
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the client."""
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # An upgrade that is not taken up: what follows is the next request.
+                data = data[upgrade.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserInvalidMethodError:
+                method = _METHOD.match(data)
+                if method is None:
+                    self._refuse(Refusal("request_invalid", "the request is not HTTP/1.1 as it should be"))
+                    return
+                # A method that HTTP does not know is refused like one that no route has, and that takes its path.
+                data = b"TRACE" + data[method.end() :]
+                self._parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError:
+                self._refuse(Refusal("request_invalid", "the request is not HTTP/1.1 as it should be"))
+                return
+
+    def pause_writing(self) -> None:
+        """asyncio: the client is slow."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """asyncio: the client took some."""
+        if self._writable is not None:
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
+
+    def on_message_begin(self) -> None:
+        """httptools: a request begins."""
+        self._target, self._headers, self._head_bytes = b"", [], 0
+        self._in_head = True
+        self._since = self._loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """httptools: a piece of the request target."""
+        self._target += url
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a header, or a trailer, which is dropped."""
+        if self._in_head:
+            self._headers.append((name.lower(), value))
+            self._count(len(name) + len(value))
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
+            self._headers, self._target = [], b""
+            self._refuse(Refusal("headers_too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is there."""
+        self._in_head = False
+        if self._transport.is_closing():
+            return
+        raw_path, _, query = _origin_form(self._target).partition(b"?")
+        path = raw_path.decode("latin-1")
+        method = self._parser.get_method().decode("ascii")
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": self._parser.get_http_version(),
+            "method": method,
+            "scheme": "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._peer,
+            "server": None,
+        }
+        cycle = Cycle(self, self._loop, scope, keep_alive=self._parser.should_keep_alive())
+        self._arriving = cycle
+        self.cycles.append(cycle)
+        if len(self.cycles) == 1:
+            cycle.start(self._server.application)
+        else:
+            self._pace()
+
+    def on_body(self, body: bytes) -> None:
+        """httptools: a piece of the body."""
+        if self._arriving is not None:
+            self._arriving.feed(body)
+            self._pace()
+
+    def on_message_complete(self) -> None:
+        """httptools: the request is there as a whole."""
+        if self._arriving is not None:
+            self._arriving.end_body()
+            self._arriving = None
+
+    def _pace(self) -> None:
+        """Read on, or do not, as what is buffered allows."""
+        pause = len(self.cycles) > 1 or bool(self.cycles and self.cycles[0].buffered > MAX_BUFFERED)
+        if pause and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        elif self._paused and not pause:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def taken(self) -> None:
+        """The application took a piece of the body."""
+        if self._paused:
+            self._pace()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or drop them if the client is gone."""
+        self._transport.write(data)
+
+    @property
+    def head(self) -> bytes:
+        """The date header."""
+        return self._server.date
+
+    @property
+    def closing(self) -> bool:
+        """Whether this connection ends after the answer under way."""
+        return self._server.draining
+
+    async def drained(self) -> None:
+        """Wait while the client is slow."""
+        if self._writable is not None:
+            await self._writable
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """The first cycle is answered: go on with the next, or close."""
+        self.cycles.popleft()
+        self._since = self._loop.time()
+        if not keep_alive or self._server.draining:
+            self._transport.close()
+        elif self.cycles:
+            self.cycles[0].start(self._server.application)
+        self._pace()
+
+    def abort(self) -> None:
+        """Break the connection off, so that nobody takes what was sent for a whole answer."""
+        self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is under way."""
+        if not self.cycles:
+            self._transport.close()
+
+    def close_if_silent(self, now: float) -> None:
+        """Close if the client owes something for too long: the rest of a head, or a next request."""
+        most = HEAD_SECONDS if self._in_head else IDLE_SECONDS
+        if not self.cycles and now - self._since > most:
+            self._transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a request that could not be read, and close."""
+        if self._transport.is_closing():
+            return
+        if not self.cycles:
+            status, headers, body = problems.response(refusal)
+            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+            self._transport.write(_STATUS_LINES[status] + self.head + lines + b"connection: close\r\n\r\n" + body)
+        self._transport.close()
+
+
+class Cycle:
+    """One request and its answer, as ASGI sees them: `receive` and `send`."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_complete",
+        "_connection",
+        "_continue",
+        "_delivered",
+        "_done",
+        "_gone",
+        "_head",
+        "_keep_alive",
+        "_loop",
+        "_no_body",
+        "_scope",
+        "_waiter",
+        "buffered",
+        "task",
+    )
+
+    def __init__(
+        self, connection: Connection, loop: asyncio.AbstractEventLoop, scope: dict[str, Any], *, keep_alive: bool
+    ) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._scope = scope
+        self._keep_alive = keep_alive
+        self._continue = any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
+        self._body: list[bytes] = []
+        self._complete = self._delivered = self._gone = self._done = False
+        self._chunked = self._no_body = False
+        self._head: bytes | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.buffered = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, application: Application) -> None:
+        """Have the application answer."""
+        self.task = self._loop.create_task(self._run(application))
+
+    async def _run(self, application: Application) -> None:
+        try:
+            await application(self._scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._connection.abort()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the application raised, the client must see that it broke
+            if not isinstance(error, ConnectionError):
+                self._loop.call_exception_handler({"message": "the application failed", "exception": error})
+            self._fail()
+        else:
+            if not self._done:
+                self._fail()
+
+    def _fail(self) -> None:
+        """The answer did not come to its end: say so if nothing was sent, else break off."""
+        if self._done or self._gone:
+            return
+        if self._head is None:
+            self._connection.write(_STATUS_LINES[500] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self._finish(keep_alive=False)
+        else:
+            self._connection.abort()
+
+    def feed(self, piece: bytes) -> None:
+        """A piece of the body arrived."""
+        self._body.append(piece)
+        self.buffered += len(piece)
+        self._wake()
+
+    def end_body(self) -> None:
+        """The body is whole."""
+        self._complete = True
+        self._wake()
+
+    def lose(self) -> None:
+        """The client is gone."""
+        self._gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI: the next piece of the body; after the last one, the client's going away."""
+        if self._continue and not self._complete and not self._gone:
+            self._continue = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self._gone or self._done or self._body or (self._complete and not self._delivered)):
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._gone or self._done:
+            return {"type": "http.disconnect"}
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self.buffered = 0
+        self._delivered = self._complete
+        self._connection.taken()
+        return {"type": "http.request", "body": body, "more_body": not self._complete}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI: the head or a piece of the answer. Waits while the client is slow."""
+        if self._gone or self._done:
+            return
+        if message["type"] == "http.response.start":
+            # The head goes out with the first piece of the body, in one write.
+            self._head = self._start(message["status"], message["headers"])
+            return
+        piece: bytes = b"" if self._no_body else message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        if self._chunked:
+            piece = (b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"") + (b"" if more else b"0\r\n\r\n")
+        if self._head:
+            piece, self._head = self._head + piece, b""
+        if piece:
+            self._connection.write(piece)
+        if more:
+            await self._connection.drained()
+        else:
+            self._finish(keep_alive=self._keep_alive)
+
+    def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        names = {name for name, _ in headers}
+        self._no_body = self._scope["method"] == "HEAD" or status in (204, 304) or status < 200
+        parts = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")]
+        parts += [b"%b: %b\r\n" % header for header in headers]
+        if b"date" not in names:
+            parts.append(self._connection.head)
+        if b"content-length" not in names and not self._no_body:
+            if self._scope["http_version"] == "1.1":
+                self._chunked = True
+                parts.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self._keep_alive = False
+        if not self._complete or self._connection.closing:
+            # The rest of the request is not waited for.
+            self._keep_alive = False
+        if not self._keep_alive:
+            parts.append(b"connection: close\r\n")
+        elif self._scope["http_version"] == "1.0":
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def _finish(self, *, keep_alive: bool) -> None:
+        self._done = True
+        self._wake()
+        with contextlib.suppress(IndexError):
+            self._connection.finished(keep_alive=keep_alive)
+
+
+def _origin_form(target: bytes) -> bytes:
+    """Path and query of a target: an absolute one loses its scheme and authority, which decide nothing; a fragment
+    goes.
+    """
+    target = target.partition(b"#")[0]
+    if (target[:1] != b"/" and target[:7].lower() == b"http://") or target[:8].lower() == b"https://":
+        rest = target.partition(b"://")[2]
+        at = min((i for i in (rest.find(b"/"), rest.find(b"?")) if i >= 0), default=len(rest))
+        target = rest[at:]
+        if target[:1] != b"/":
+            target = b"/" + target
+    return target

@@ -1,0 +1,222 @@
+"""Ledgers for tests: accounts in a line of text, ledgers on one file, and a second opinion on what the file says."""
+
+import os
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from tolsey.ledger.rules import Conflict, Granted, Late, Outcome, Resolved, Shortfall, TooManyHolds
+from tolsey.store.sqlite_file import Durability
+from tolsey.testing import FakeClock, FaultyLedger
+from tolsey.token.chain import Account
+from tolsey.units import MAX_NANO
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_SECONDS = 20.0
+
+
+def purse(text: str, unit: str = "USD") -> tuple[Account, ...]:
+    """`"root 100 / team 50 / worker -"`: accounts from the root down; `-` is one without a limit."""
+    accounts: list[Account] = []
+    for part in text.split("/"):
+        name, limit = part.split()
+        parent = accounts[-1].id if accounts else None
+        accounts.append(Account(name, unit, parent, name, None if limit == "-" else number(limit)))
+    return tuple(accounts)
+
+
+def number(text: str) -> int:
+    """A whole number of nano-units, or `MAX`, `MAX-1`, `MAX+1`."""
+    if not text.startswith("MAX"):
+        return int(text)
+    return MAX_NANO + int(text[3:] or "0")
+
+
+def say(outcome: Outcome) -> str:
+    """An outcome in the words of the tables."""
+    match outcome:
+        case Granted(remaining=None):
+            return "granted"
+        case Granted(remaining=left):
+            return f"granted, {left} left"
+        case Shortfall(account, spent, held):
+            return f"{account.id} is short: {spent} spent, {held} held of {account.limit}"
+        case TooManyHolds(account):
+            return f"{account.id} has too many holds"
+        case Conflict():
+            return "conflict"
+        case Resolved(_, kind, amount):
+            return f"{kind} {amount}"
+        case Late(_, kind):
+            return f"late, after {kind}"
+        case _:
+            return "unknown"
+
+
+class Ledgers:
+    """Ledgers on one file, each its own owner, as several workers have them. All are closed at the end of the block."""
+
+    def __init__(self, path: Path, *, durability: Durability = "normal", new_id: str = "the-ledger") -> None:
+        self.path = path
+        self.clock = FakeClock()
+        self._new_id = new_id
+        self._durability = durability
+        self._open: list[FaultyLedger] = []
+
+    def __enter__(self) -> "Ledgers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for ledger in self._open:
+            with suppress(sqlite3.ProgrammingError, OSError):
+                ledger.close()
+
+    def open(self, owner: str | None = None, *, durability: Durability | None = None) -> FaultyLedger:
+        """Open the file once more; as an owner if one is named."""
+        ledger = FaultyLedger(
+            self.path, durability=durability or self._durability, now=self.clock(), new_id=self._new_id
+        )
+        self._open.append(ledger)
+        if owner is not None:
+            ledger.register(owner, self.clock())
+        return ledger
+
+
+def owner_file(path: Path, owner: str) -> Path:
+    """The file whose lock is the owner's sign of life."""
+    return path.with_name(f"{path.name}.owners") / owner
+
+
+def stands(ledger: FaultyLedger, accounts: Sequence[Account]) -> list[tuple[int, int]]:
+    """(spent, held) of each account."""
+    return [(balance.spent, balance.held) for balance in ledger.balances(accounts)]
+
+
+@contextmanager
+def database(path: Path, *, lawless: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection that knows nothing of our code. `lawless` lets it break constraints, as a tamperer would."""
+    db = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        if lawless:
+            db.execute("PRAGMA ignore_check_constraints = ON")
+        yield db
+    finally:
+        db.close()
+
+
+class Line(NamedTuple):
+    """One line of the journal."""
+
+    kind: str
+    hold: str | None
+    amount: int
+
+
+def journal(path: Path) -> list[Line]:
+    """Every entry of a ledger, in order."""
+    with database(path) as db:
+        return [Line(*row) for row in db.execute("SELECT kind, hold, amount FROM entry ORDER BY n")]
+
+
+def open_holds(path: Path) -> set[str]:
+    """The holds that the table of holds calls open."""
+    with database(path) as db:
+        return {row[0] for row in db.execute("SELECT id FROM hold")}
+
+
+def replay(path: Path) -> dict[str, tuple[int, int]]:
+    """(spent, held) of each account by the journal alone, with law 2 asserted after every entry.
+
+    It is written apart from `fsck`, to have a second opinion.
+    """
+    with database(path) as db:
+        rows = db.execute('SELECT n, id, unit, parent, "limit" FROM account').fetchall()
+        entries = db.execute("SELECT kind, hold, leaf, amount FROM entry ORDER BY n").fetchall()
+    ids = {(name, unit): n for n, name, unit, _, _ in rows}
+    above = {n: ids[parent, unit] if parent else None for n, _, unit, parent, _ in rows}
+    limits = {n: MAX_NANO if limit is None else limit for n, _, _, _, limit in rows}
+    spent, held = dict.fromkeys(above, 0), dict.fromkeys(above, 0)
+    reserved: dict[str, int] = {}
+    resolved: set[str] = set()
+    for kind, hold, leaf, amount in entries:
+        if kind not in ("reserve", "settle", "void", "expire"):
+            continue
+        if kind == "reserve":
+            assert hold not in reserved, f"{hold} was reserved twice"
+            reserved[hold] = amount
+        else:
+            assert hold in reserved, f"{hold} was resolved and never reserved"
+            assert hold not in resolved, f"{hold} was resolved twice"
+            assert amount <= reserved[hold]
+            resolved.add(hold)
+        at: int | None = leaf
+        while at is not None:
+            held[at] += amount if kind == "reserve" else -reserved[hold]
+            spent[at] += 0 if kind == "reserve" else amount
+            assert 0 <= held[at]
+            assert spent[at] + held[at] <= limits[at], f"account {at} passed its limit at {hold}"
+            at = above[at]
+    return {name: (spent[n], held[n]) for n, name, _, _, _ in rows}
+
+
+class Child:
+    """Another process: `python -m tests.worker PATH OWNER TASK …`. It is gone when the block ends."""
+
+    def __init__(self, path: Path, owner: str, *task: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.worker", str(path), owner, *task],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        self._out = self._process.stdout
+        self._buffer = b""
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.kill()
+
+    def line(self) -> str:
+        """The next line that it prints, waited for."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._out], [], [], max(0, deadline - time.monotonic()))
+            assert ready, "the child said nothing for too long"
+            more = os.read(self._out.fileno(), 65536)
+            assert more, "the child ended before it said anything"
+            self._buffer += more
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def tell(self) -> None:
+        """Let it go on, where it waits for that."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> list[str]:
+        """Wait for its end, which must be a good one; return the lines that it still printed."""
+        out, _ = self._process.communicate(timeout=DEADLINE_SECONDS)
+        assert self._process.returncode == 0
+        return (self._buffer + out).decode().splitlines()
+
+    def kill(self) -> list[str]:
+        """Kill it with SIGKILL; return the whole lines that it printed and that were not read yet."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+        if not self._out.closed:
+            out, _ = self._process.communicate(timeout=DEADLINE_SECONDS)
+            self._buffer += out
+        whole, _, _ = self._buffer.rpartition(b"\n")
+        return whole.decode().splitlines()
