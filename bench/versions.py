@@ -18,7 +18,7 @@ def version(tool: str) -> str:
 
 def _tolsey() -> str:
     parts = []
-    for name in ("tolsey", "granian", "pyreqwest"):
+    for name in ("tolsey", "uvloop", "httptools"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             parts.append(f"{name} {metadata.version(name)}")
     return ", ".join([*parts, f"Python {platform.python_version()}"])

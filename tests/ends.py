@@ -61,6 +61,10 @@ class Message:
         return bool(self.all(name))
 
 
+def _bytes(piece: bytes | str) -> bytes:
+    return piece.encode("latin-1") if isinstance(piece, str) else piece
+
+
 class End:
     """One end of a TCP connection."""
 
@@ -72,7 +76,8 @@ class End:
 
     def say(self, *pieces: bytes | str) -> None:
         """Send bytes as they are; text is Latin-1."""
-        self.socket.sendall(b"".join(p.encode("latin-1") if isinstance(p, str) else p for p in pieces))
+        for piece in pieces if len(pieces) > 8 else [b"".join(map(_bytes, pieces))]:
+            self.socket.sendall(_bytes(piece))
 
     def _more(self) -> None:
         try:
@@ -127,6 +132,36 @@ class End:
         if length:
             return replace(message, body=self.exactly(int(length[0])))
         return replace(message, body=self.rest()) if to_end else message
+
+    def fill(self, seconds: float = 0.5, most: int = 256 * 1024 * 1024) -> int:
+        """Send zeros until nothing more is taken for a while; how many. Raises `Broken` when the other end is gone."""
+        self.socket.settimeout(seconds)
+        sent = 0
+        try:
+            while sent < most:
+                sent += self.socket.send(bytes(1024 * 1024))
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            raise Broken(b"") from None
+        finally:
+            self.socket.settimeout(SECONDS)
+        return sent
+
+    def fill(self, seconds: float = 0.5, most: int = 256 * 1024 * 1024) -> int:
+        """Send zeros until nothing more is taken for a while; how many. Raises `Broken` when the other end is gone."""
+        self.socket.settimeout(seconds)
+        sent = 0
+        try:
+            while sent < most:
+                sent += self.socket.send(bytes(1024 * 1024))
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            raise Broken(b"") from None
+        finally:
+            self.socket.settimeout(SECONDS)
+        return sent
 
     def rest(self) -> bytes:
         """Everything until the other end closes."""

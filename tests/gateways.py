@@ -57,11 +57,10 @@ class Gateway(swarm.Gateway):
     def accounts(self, token: str) -> list[dict[str, Any]]:
         """What the holder of a token reads of its accounts, root first, once nothing is held any more."""
         for _ in range(200):
-            found = self.balance(token)
-            if all(account["held"] == "0" for account in found):
+            if all(account["held"] == "0" for account in self.balance(token)):
                 break
             time.sleep(0.01)
-        return found
+        return self.balance(token)
 
     def balance(self, token: str) -> list[dict[str, Any]]:
         """What the holder of a token reads of its accounts at this moment."""

@@ -90,7 +90,7 @@ def test_holders_need_no_config_no_network_and_no_gateway(tmp_path: Path, comman
     assert json.loads(done.stdout)["prefix_id"]
     modules = set(loaded.split())
     assert "tolsey.cli.tokens" in modules
-    heavy = {"sqlite3", "asyncio", "granian", "pyreqwest", "uvloop", "msgspec", "structlog", "rich", "ssl"}
+    heavy = {"sqlite3", "asyncio", "httptools", "uvloop", "msgspec", "structlog", "rich", "ssl"}
     assert not modules & (
         heavy | {"tolsey.config", "tolsey.store", "tolsey.gateway", "tolsey.ledger", "tolsey.cli.serve"}
     )

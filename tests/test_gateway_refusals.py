@@ -128,7 +128,7 @@ def test_a_token_that_is_not_genuine_leaves_no_trace(gateway: Gateway) -> None:
     }.items():
         for _ in range(3):
             document = refused(gateway.ask("GET", "/search?refused", token=forged.to_text()), 401, "token_forged")
-        assert "link" not in document, name
+            assert "link" not in document, name
     assert len(gateway.entries()) == entries
 
 
@@ -188,8 +188,19 @@ def test_depth_counts_the_links_after_it(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(
     "caveat",
-    ["colour = red", "calls = 5", "rate = 60/minute", "tool = x", "model = x", "budget = 5 USD/day", "scope =", "x"]
-    + ["Scope = /search", "budget = -1 USD", "budget = 1e400 USD", "expires = never", "label = ", "method = get"],
+    [
+        *(
+            "colour = red",
+            "calls = 5",
+            "rate = 60/minute",
+            "tool = x",
+            "model = x",
+            "budget = 5 USD/day",
+            "scope =",
+            "x",
+        ),
+        *("Scope = /search", "budget = -1 USD", "budget = 1e400 USD", "expires = never", "label = ", "method = get"),
+    ],
 )
 def test_a_caveat_that_is_not_understood_refuses(gateway: Gateway, caveat: str) -> None:
     document = refused(

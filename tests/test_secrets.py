@@ -67,7 +67,7 @@ methods = ["GET"]
 mode = "public"
 upstream = "api"
 """
-NOT_PROVOKED = {"unpriceable", "too_many_holds", "headers_too_large"}
+NOT_PROVOKED = {"unpriceable", "too_many_holds"}
 
 
 # --- what is looked for

@@ -8,7 +8,7 @@ import msgspec
 from tolsey.call import path_fault, query_fault
 from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
-from tolsey.gateway.client import Client, Receive, Send
+from tolsey.gateway.client import Client, Receive, Send, Watch
 from tolsey.gateway.passage import Passage, Request
 from tolsey.ledger.rules import Balance
 from tolsey.token.caveats import Expires, format_time
@@ -24,19 +24,16 @@ class Gateway:
 
     def __init__(self, passage: Passage) -> None:
         self._passage = passage
-        self._loop = asyncio.get_running_loop()
+        self._watch = Watch()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI scope."""
         if scope["type"] != "http":
             raise NotImplementedError(f"{scope['type']} is not served")
-        await self._http(scope, receive, send)
-
-    async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         passage = self._passage
         request = read_request(scope)
         has_body = isinstance(request, Refusal) or request.size != 0
-        client = Client(self._loop, receive, send, scope["method"], has_body=has_body)
+        client = Client(self._watch, receive, send, scope["method"], has_body=has_body)
         try:
             if isinstance(request, Refusal):
                 await client.refuse(request)
@@ -62,18 +59,22 @@ def read_request(scope: dict[str, Any]) -> Request | Refusal:
     if fault is not None:
         return Refusal("path_invalid", f"the request target is refused: {fault}")
     size: int | None = 0
-    host = b""
+    hosts = []
     for name, value in scope["headers"]:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 18:
                 return Refusal("request_invalid", "the Content-Length is not a number")
             size = int(value)
         elif name == b"transfer-encoding":
+            if scope["http_version"] == "1.0":
+                return Refusal("request_invalid", "HTTP/1.0 has no Transfer-Encoding")
             size = None
         elif name == b"host":
-            host = value
+            hosts.append(value)
         elif name == b"upgrade" and value.strip().lower() != b"h2c":
             return Refusal("request_invalid", "upgrading the connection is not supported")
+    if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):
+        return Refusal("request_invalid", "a request has one Host header")
     client = scope.get("client")
     return Request(
         scope["method"],
@@ -82,7 +83,7 @@ def read_request(scope: dict[str, Any]) -> Request | Refusal:
         scope["headers"],
         client[0] if client else "",
         scope["scheme"],
-        host,
+        hosts[0] if hosts else b"",
         size,
     )
 

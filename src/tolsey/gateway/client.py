@@ -1,7 +1,8 @@
 """The downstream side of one call over ASGI: its request body, its response, its going away, its being late.
 
-A call that is over within `PATIENCE_SECONDS` costs no more than a timer. After that, somebody listens for the client's
-disconnect, and for silence on either side, and cancels the call; `cut` then says why.
+A `Watch` looks at all clients of a process twenty times a second. Only for a call that is still going on then does
+anybody listen for the client's disconnect; silence on either side is noticed too, and the call cancelled. `cut` then
+says why.
 """
 
 import asyncio
@@ -15,11 +16,8 @@ from tolsey.gateway import problems
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-PATIENCE_SECONDS: Final = 0.05
-"""How long a call runs before its client's disconnect is listened for."""
-
-TICK_SECONDS: Final = 1.0
-"""How often a long call is looked at."""
+WATCH_SECONDS: Final = 0.05
+"""How often calls are looked at."""
 
 MAX_DURATION_SECONDS: Final = 3600.0
 """After this a call is cut and settled (RULES.md M9)."""
@@ -41,6 +39,30 @@ class BodyBroken(Exception):
     """The client went away in the middle of its request body: what was sent of it upstream must not look complete."""
 
 
+class Watch:
+    """Looks at the clients of one event loop, as long as there are any."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.clients: set[Client] = set()
+        self._armed = False
+
+    def add(self, client: "Client") -> None:
+        """Look at this client from now on."""
+        self.clients.add(client)
+        if not self._armed:
+            self._armed = True
+            self.loop.call_later(WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        for client in tuple(self.clients):
+            client.look(now)
+        self._armed = bool(self.clients)
+        if self._armed:
+            self.loop.call_later(WATCH_SECONDS, self._look)
+
+
 class Client:
     """One client waiting for one response.
 
@@ -56,7 +78,7 @@ class Client:
         "_since",
         "_started",
         "_task",
-        "_timer",
+        "_watch",
         "_watcher",
         "cut",
         "method",
@@ -64,21 +86,20 @@ class Client:
         "timeout",
     )
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, receive: Receive, send: Send, method: str, *, has_body: bool
-    ) -> None:
+    def __init__(self, watch: "Watch", receive: Receive, send: Send, method: str, *, has_body: bool) -> None:
         self._receive = receive
         self._send = send
-        self._loop = loop
-        self._task = asyncio.current_task(loop)
+        self._watch = watch
+        self._loop = watch.loop
+        self._task = asyncio.current_task(watch.loop)
         self._body_done = not has_body
-        self._started = self._since = self._loop.time()
-        self._timer = self._loop.call_later(PATIENCE_SECONDS, self._tick)
+        self._started = self._since = watch.loop.time()
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
         self.method = method
         self.timeout = MAX_DURATION_SECONDS
         self.started = False
+        watch.add(self)
 
     def wait_for(self, seconds: float) -> None:
         """From now on so many seconds of silence are borne."""
@@ -91,22 +112,20 @@ class Client:
 
     def done(self) -> None:
         """The call is over; nothing cancels it any more."""
-        self._timer.cancel()
+        self._watch.clients.discard(self)
         if self._watcher is not None:
             self._watcher.cancel()
 
-    def _tick(self) -> None:
-        now = self._loop.time()
+    def look(self, now: float) -> None:
+        """See whether the call goes on; `now` is the loop's time, in seconds."""
         if now - self._since > self.timeout:
             self._cancel(Cut.SILENT)
         elif now - self._started > MAX_DURATION_SECONDS:
             self._cancel(Cut.TOO_LONG)
-        else:
-            if self._watcher is None and self._body_done:
-                self._watcher = self._loop.create_task(self._watch())
-            self._timer = self._loop.call_later(min(TICK_SECONDS, self.timeout / 4), self._tick)
+        elif self._watcher is None and self._body_done and now - self._started > WATCH_SECONDS:
+            self._watcher = self._loop.create_task(self._listen())
 
-    async def _watch(self) -> None:
+    async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._cancel(Cut.DISCONNECTED)

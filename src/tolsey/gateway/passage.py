@@ -8,6 +8,7 @@ order.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -174,24 +175,20 @@ class Passage:
     ) -> None:
         """Steps 7 and 8: one request upstream, its answer down, and the hold resolved whatever happens."""
         client.wait_for(route.upstream.timeout)
-        sent = False
+        exchanging: Exchange | None = None
         cost = 0 if granted is None else granted.amount
         refusal: Refusal | None = None
         try:
             exchanging = self._request(request, client, route, call, public=cleared is None)
-            sent = True
             async with exchanging as exchange:
                 record.status = exchange.status
                 client.moved()
                 if cleared is not None and route.tariff is not None:
                     cost = route.tariff.cost(exchange.status)
-                    record.cost = f"{format_nano(cost)} {cleared.price.unit}"
-                if exchange.status < 200:
-                    raise Broken("the upstream switched to another protocol, which nobody asked for")
-                await self._answer(client, route, exchange, record, granted)
+                    record.cost = route.tariff.text if cost else f"0 {cleared.price.unit}"
+                await self._body(client, exchange, self._headers(route, exchange, record, granted))
                 record.note = str(exchange.status)
         except NotSent as error:
-            sent = False
             record.note = error.detail
             refusal = Refusal("upstream_timeout" if error.late else "upstream_failed", error.detail)
         except Broken as error:
@@ -209,7 +206,7 @@ class Passage:
             _uncancel()
             refusal = Refusal("upstream_timeout", "the upstream was silent for too long")
         finally:
-            self._settle(record, granted, cost, sent)
+            self._settle(record, cleared, granted, cost, exchanging is not None and exchanging.sent)
         if refusal is not None:
             if client.started:
                 # The head is out, so the only honest sign left is a response that visibly breaks off.
@@ -227,51 +224,60 @@ class Passage:
             keep_foreign_credentials=public,
             configured=route.upstream.headers,
         )
-        if request.size:
+        if request.size or (request.size == 0 and request.method in _WITH_BODY):
             headers.append((b"content-length", str(request.size).encode("ascii")))
         target = f"{request.path}?{request.query}" if request.query else request.path
         body = None if request.size == 0 else client.body(route.max_body)
         return route.upstream.request(request.method, target.encode("ascii"), headers, body)
 
-    async def _answer(
-        self, client: Client, route: Route, exchange: Exchange, record: CallRecord, granted: Granted | None
-    ) -> None:
+    def _headers(
+        self, route: Route, exchange: Exchange, record: CallRecord, granted: Granted | None
+    ) -> list[tuple[bytes, bytes]]:
+        """The upstream's headers, and what the call cost."""
         upstream = route.upstream
         headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
-        headers.extend(_hold_header(record))
+        headers += _hold_header(record)
         if record.cost is not None:
             headers.append((b"tolsey-cost", record.cost.encode("ascii")))
             if granted is not None and granted.remaining is not None and route.tariff is not None:
                 remaining = f"{format_nano(granted.remaining)} {route.tariff.price.unit}"
                 headers.append((b"tolsey-remaining", remaining.encode("ascii")))
-        await self._body(client, exchange, headers)
+        return headers
 
     async def _body(self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
         if client.method == "HEAD" or exchange.status in (204, 304):
             await client.start(exchange.status, headers)
             await client.send(b"", more=False)
             return
-        length = next((value for name, value in headers if name == b"content-length"), b"")
-        if length.isdigit() and len(length) < 7 and int(length) <= WHOLE_BYTES:
+        if exchange.length is not None and exchange.length <= WHOLE_BYTES:
             whole = await exchange.whole()
             await client.start(exchange.status, headers)
             await client.send(whole, more=False)
             return
         await client.start(exchange.status, headers)
+        # The head goes out with the first piece, and that of a stream may be long in coming.
+        await client.send(b"", more=True)
         while (piece := await exchange.chunk()) is not None:
             await client.send(piece, more=True)
         await client.send(b"", more=False)
 
-    def _settle(self, record: CallRecord, granted: Granted | None, cost: int, sent: bool) -> None:
+    def _settle(
+        self, record: CallRecord, cleared: Cleared | None, granted: Granted | None, cost: int, sent: bool
+    ) -> None:
         """Step 8. A call that was not surely unsent is paid for: by its cost once a head arrived, else in full."""
-        if granted is not None:
+        if cleared is not None and granted is not None:
             if not sent:
                 self.book.resolve(Void(granted.hold, record.note))
             elif record.status is not None:
                 self.book.resolve(Settle(granted.hold, cost, record.note))
             else:
+                record.cost = f"{format_nano(granted.amount)} {cleared.price.unit}"
                 self.book.resolve(Settle(granted.hold, granted.amount, f"unmetered: {record.note}"))
         self._log.served(record)
+
+
+_WITH_BODY: Final = ("POST", "PUT", "PATCH")
+"""Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
 
 
 def _hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:

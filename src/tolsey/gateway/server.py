@@ -9,7 +9,6 @@ refuses what request smuggling lives on: two lengths, a length beside an encodin
 """
 
 import asyncio
-import contextlib
 import re
 import time
 from collections import deque
@@ -30,6 +29,14 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """The target and the headers of one request, together."""
 
 MAX_HEADERS: Final = 128
+MAX_UNREAD: Final = 512 * 1024
+"""How many bytes of a request the parser may take without giving out any of its body: the value of a header, and of a
+trailer, it keeps until it has the whole.
+"""
+
+MAX_WAITING: Final = 64
+"""How many requests may wait on one connection."""
+
 MAX_BUFFERED: Final = 256 * 1024
 """How much of a body waits to be taken before reading pauses, in bytes."""
 
@@ -39,11 +46,17 @@ HEAD_SECONDS: Final = 30.0
 IDLE_SECONDS: Final = 75.0
 """How long a connection may be idle between requests."""
 
+LINGER_SECONDS: Final = 2.0
+"""How long the rest of a request is read and dropped that was answered before it was whole. To close at once would
+reset the connection, and the client might never see its answer.
+"""
+
 SWEEP_SECONDS: Final = 1.0
 
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
 }
+_NOT_HTTP: Final = Refusal("request_invalid", "the request is not HTTP/1.1 as it should be")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?= )")
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
@@ -116,7 +129,12 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
         self._since = loop.time()
-        self._in_head = False
+        self._in_head = self._in_request = False
+        self._expects_continue = False
+        self._begun = 0
+        self._unread = 0
+        self._ended = False
+        self._last_words = b""
         self.cycles: deque[Cycle] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,24 +155,32 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
-        while data:
+        while data and not self._ended:
+            at_start = not self._in_request
+            self._begun = 0
             try:
                 self._parser.feed_data(data)
+                if self._in_request:
+                    self._unread += len(data)
+                    if self._unread > MAX_UNREAD:
+                        self._refuse_head()
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 # An upgrade that is not taken up: what follows is the next request.
                 data = data[upgrade.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
             except httptools.HttpParserInvalidMethodError:
-                method = _METHOD.match(data)
+                # A method that HTTP does not know is refused like one that no route has, and that takes its path; but
+                # only where the data begins with it, as what stands before it has been read already.
+                method = _METHOD.match(data) if at_start and self._begun == 1 else None
                 if method is None:
-                    self._refuse(Refusal("request_invalid", "the request is not HTTP/1.1 as it should be"))
+                    self._refuse(_NOT_HTTP)
                     return
-                # A method that HTTP does not know is refused like one that no route has, and that takes its path.
                 data = b"TRACE" + data[method.end() :]
+                self._in_request = False
                 self._parser = httptools.HttpRequestParser(self)
             except httptools.HttpParserError:
-                self._refuse(Refusal("request_invalid", "the request is not HTTP/1.1 as it should be"))
+                self._refuse(_NOT_HTTP)
                 return
 
     def pause_writing(self) -> None:
@@ -172,30 +198,45 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """httptools: a request begins."""
         self._target, self._headers, self._head_bytes = b"", [], 0
-        self._in_head = True
+        self._in_head = self._in_request = True
+        self._expects_continue = False
+        self._begun += 1
+        self._unread = 0
         self._since = self._loop.time()
 
     def on_url(self, url: bytes) -> None:
         """httptools: a piece of the request target."""
         self._target += url
-        self._count(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header, or a trailer, which is dropped."""
         if self._in_head:
-            self._headers.append((name.lower(), value))
-            self._count(len(name) + len(value))
+            name = name.lower()
+            self._headers.append((name, value))
+            self._head_bytes += len(name) + len(value)
+            if name == b"expect":
+                self._expects_continue = value.lower() == b"100-continue"
+            elif name == b"transfer-encoding" and value.lower() != b"chunked":
+                # llhttp takes others before a last `chunked`; what they make of the body nobody here can know.
+                self._refuse(_NOT_HTTP)
+            if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
+                self._refuse_head()
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
-            self._headers, self._target = [], b""
-            self._refuse(Refusal("headers_too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
+    def _refuse_head(self) -> None:
+        self._headers, self._target = [], b""
+        self._refuse(Refusal("headers_too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
 
     def on_headers_complete(self) -> None:
         """httptools: the head is there."""
         self._in_head = False
-        if self._transport.is_closing():
+        if self._ended or self._transport.is_closing():
+            return
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0") or len(self.cycles) >= MAX_WAITING:
+            self._refuse(_NOT_HTTP)
             return
         raw_path, _, query = _origin_form(self._target).partition(b"?")
         path = raw_path.decode("latin-1")
@@ -203,7 +244,7 @@ class Connection(asyncio.Protocol):
         scope = {
             "type": "http",
             "asgi": _ASGI,
-            "http_version": self._parser.get_http_version(),
+            "http_version": version,
             "method": method,
             "scheme": "http",
             "path": unquote(path) if "%" in path else path,
@@ -214,7 +255,13 @@ class Connection(asyncio.Protocol):
             "client": self._peer,
             "server": None,
         }
-        cycle = Cycle(self, self._loop, scope, keep_alive=self._parser.should_keep_alive())
+        cycle = Cycle(
+            self,
+            self._loop,
+            scope,
+            keep_alive=self._parser.should_keep_alive(),
+            expects_continue=self._expects_continue,
+        )
         self._arriving = cycle
         self.cycles.append(cycle)
         if len(self.cycles) == 1:
@@ -224,12 +271,14 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """httptools: a piece of the body."""
+        self._unread = 0
         if self._arriving is not None:
             self._arriving.feed(body)
             self._pace()
 
     def on_message_complete(self) -> None:
         """httptools: the request is there as a whole."""
+        self._in_request = False
         if self._arriving is not None:
             self._arriving.end_body()
             self._arriving = None
@@ -255,7 +304,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     @property
-    def head(self) -> bytes:
+    def date(self) -> bytes:
         """The date header."""
         return self._server.date
 
@@ -271,13 +320,29 @@ class Connection(asyncio.Protocol):
 
     def finished(self, *, keep_alive: bool) -> None:
         """The first cycle is answered: go on with the next, or close."""
-        self.cycles.popleft()
+        if self.cycles:
+            self.cycles.popleft()
         self._since = self._loop.time()
         if not keep_alive or self._server.draining:
-            self._transport.close()
+            self._last_words = b""
+            self._end()
         elif self.cycles:
             self.cycles[0].start(self._server.application)
+        elif self._ended:
+            self._end()
         self._pace()
+
+    def _end(self) -> None:
+        """Close, after the last words if there are any; if the client is still talking, hear it out for a while."""
+        self.cycles.clear()
+        self._arriving = None
+        if self._last_words:
+            self._transport.write(self._last_words)
+        if self._in_request and not self._server.draining and not self._transport.is_closing():
+            self._ended = True
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         """Break the connection off, so that nobody takes what was sent for a whole answer."""
@@ -290,19 +355,28 @@ class Connection(asyncio.Protocol):
 
     def close_if_silent(self, now: float) -> None:
         """Close if the client owes something for too long: the rest of a head, or a next request."""
-        most = HEAD_SECONDS if self._in_head else IDLE_SECONDS
+        most = LINGER_SECONDS if self._ended else HEAD_SECONDS if self._in_head else IDLE_SECONDS
         if not self.cycles and now - self._since > most:
             self._transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer a request that could not be read, and close."""
-        if self._transport.is_closing():
+        """Read no further, and answer a request that could not be read once those before it are answered."""
+        if self._ended or self._transport.is_closing():
             return
+        self._ended = self._in_request = True
+        broken, self._arriving = self._arriving, None
+        if broken is not None:
+            self.cycles.remove(broken)
+            broken.lose()
+            if broken.began:
+                self._transport.abort()
+                return
+        status, headers, body = problems.response(refusal)
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self._last_words = _STATUS_LINES[status] + self.date + lines + b"connection: close\r\n\r\n" + body
         if not self.cycles:
-            status, headers, body = problems.response(refusal)
-            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-            self._transport.write(_STATUS_LINES[status] + self.head + lines + b"connection: close\r\n\r\n" + body)
-        self._transport.close()
+            self._since = self._loop.time()
+            self._end()
 
 
 class Cycle:
@@ -328,13 +402,19 @@ class Cycle:
     )
 
     def __init__(
-        self, connection: Connection, loop: asyncio.AbstractEventLoop, scope: dict[str, Any], *, keep_alive: bool
+        self,
+        connection: Connection,
+        loop: asyncio.AbstractEventLoop,
+        scope: dict[str, Any],
+        *,
+        keep_alive: bool,
+        expects_continue: bool,
     ) -> None:
         self._connection = connection
         self._loop = loop
         self._scope = scope
         self._keep_alive = keep_alive
-        self._continue = any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
+        self._continue = expects_continue
         self._body: list[bytes] = []
         self._complete = self._delivered = self._gone = self._done = False
         self._chunked = self._no_body = False
@@ -391,6 +471,11 @@ class Cycle:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    @property
+    def began(self) -> bool:
+        """Whether a part of the answer was sent."""
+        return self._head == b""
+
     async def receive(self) -> dict[str, Any]:
         """ASGI: the next piece of the body; after the last one, the client's going away."""
         if self._continue and not self._complete and not self._gone:
@@ -433,14 +518,24 @@ class Cycle:
             self._finish(keep_alive=self._keep_alive)
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        names = {name for name, _ in headers}
-        self._no_body = self._scope["method"] == "HEAD" or status in (204, 304) or status < 200
         parts = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")]
-        parts += [b"%b: %b\r\n" % header for header in headers]
-        if b"date" not in names:
-            parts.append(self._connection.head)
-        if b"content-length" not in names and not self._no_body:
-            if self._scope["http_version"] == "1.1":
+        framed = dated = False
+        for header in headers:
+            name = header[0]
+            if name == b"content-length":
+                framed = True
+                if status == 204:
+                    continue
+            elif name == b"date":
+                dated = True
+            parts.append(b"%b: %b\r\n" % header)
+        if not dated:
+            parts.append(self._connection.date)
+        scope = self._scope
+        self._no_body = scope["method"] == "HEAD" or status in (204, 304) or status < 200
+        http_1_1 = scope["http_version"] == "1.1"
+        if not framed and not self._no_body:
+            if http_1_1:
                 self._chunked = True
                 parts.append(b"transfer-encoding: chunked\r\n")
             else:
@@ -450,7 +545,7 @@ class Cycle:
             self._keep_alive = False
         if not self._keep_alive:
             parts.append(b"connection: close\r\n")
-        elif self._scope["http_version"] == "1.0":
+        elif not http_1_1:
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
@@ -458,8 +553,7 @@ class Cycle:
     def _finish(self, *, keep_alive: bool) -> None:
         self._done = True
         self._wake()
-        with contextlib.suppress(IndexError):
-            self._connection.finished(keep_alive=keep_alive)
+        self._connection.finished(keep_alive=keep_alive)
 
 
 def _origin_form(target: bytes) -> bytes:

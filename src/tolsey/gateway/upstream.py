@@ -28,6 +28,10 @@ MAX_BUFFERED: Final = 256 * 1024
 """How much of an answer waits to be taken before reading pauses, in bytes."""
 
 MAX_HEAD_BYTES: Final = 256 * 1024
+MAX_UNREAD: Final = 1024 * 1024
+"""How many bytes of an answer the parser may take without giving out any of its body: the value of a header, and of a
+trailer, it keeps until it has the whole.
+"""
 
 
 class NotSent(Exception):
@@ -87,14 +91,17 @@ class Upstream:
         head = b"%b %b%b%b%b\r\n" % (method.encode("ascii"), self.prefix, target, self._host_line, b"".join(lines))
         return Exchange(self, head, method == "HEAD", body, chunked)
 
-    async def connection(self) -> "_Connection":
-        """An idle connection, or a new one. Raises `NotSent`."""
-        now = asyncio.get_running_loop().time()
+    def idle_connection(self) -> "_Connection | None":
+        """The connection that was used last, unless it has been idle for too long."""
         while self._idle:
             kept = self._idle.pop()
-            if kept.usable and now - kept.since < IDLE_SECONDS:
+            if kept.usable:
                 return kept
             kept.close()
+        return None
+
+    async def connect(self) -> "_Connection":
+        """A new connection. Raises `NotSent`."""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 loop = asyncio.get_running_loop()
@@ -107,8 +114,7 @@ class Upstream:
 
     def keep(self, connection: "_Connection") -> None:
         """Take a connection back whose exchange came to a clean end."""
-        now = asyncio.get_running_loop().time()
-        connection.since = now
+        connection.since = now = connection.now()
         if self._closed or len(self._idle) >= MOST_IDLE:
             connection.close()
             return
@@ -145,6 +151,8 @@ class Exchange:
         "_sending",
         "_upstream",
         "headers",
+        "length",
+        "sent",
         "status",
     )
 
@@ -158,11 +166,16 @@ class Exchange:
         self._chunked = chunked
         self._connection: _Connection
         self._sending: asyncio.Task[None] | None = None
+        self.sent = False
+        """Whether any byte of the request was, or may have been, written."""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.length: int | None = None
 
     async def __aenter__(self) -> "Exchange":
-        connection = self._connection = await self._upstream.connection()
+        upstream = self._upstream
+        connection = self._connection = upstream.idle_connection() or await upstream.connect()
+        self.sent = True
         try:
             connection.begin(self._head, self._head_only)
             if self._body is not None:
@@ -172,7 +185,7 @@ class Exchange:
         except BaseException:
             await self._end(reuse=False)
             raise
-        self.status, self.headers = connection.status, connection.headers
+        self.status, self.headers, self.length = connection.status, connection.headers, connection.length
         return self
 
     async def __aexit__(
@@ -201,8 +214,10 @@ class Exchange:
     async def whole(self) -> bytes:
         """The rest of the body in one piece. Raises `Broken`."""
         pieces = []
-        while (piece := await self.chunk()) is not None:
+        while (piece := await self._connection.piece()) is not None:
             pieces.append(piece)
+            if self._connection.complete:
+                break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def chunk(self) -> bytes | None:
@@ -229,36 +244,46 @@ class _Connection(asyncio.Protocol):
         self._got_head = False
         self._until_close = False
         self._keep_alive = False
-        self._complete = False
+        self._surplus = False
+        self._unread = 0
         self._lost = False
+        self.complete = False
+        """Whether the answer's end has arrived; pieces of it may still be there to be taken."""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.length: int | None = None
         self.since = loop.time()
 
     @property
     def usable(self) -> bool:
         """Whether a next request may be sent."""
-        return not self._lost and not self._busy and not self._transport.is_closing()
+        fresh = self._loop.time() - self.since < IDLE_SECONDS
+        return fresh and not self._lost and not self._busy and not self._transport.is_closing()
 
     @property
     def clean(self) -> bool:
         """Whether the exchange came to its end with nothing left over, on a connection that both sides keep."""
         self._busy = not (
-            self._complete
+            self.complete
             and not self._pieces
             and not self._lost
             and not self._head_only
             and not self._until_close
+            and not self._surplus
             and self._keep_alive
         )
         return not self._busy
 
+    def now(self) -> float:
+        """The loop's time, in seconds."""
+        return self._loop.time()
+
     def begin(self, head: bytes, head_only: bool) -> None:
         """Send a request's head, for whose answer there is no body if `head_only`."""
         self._busy = True
-        self._got_head = self._complete = self._until_close = False
+        self._got_head = self.complete = self._until_close = False
         self._head_only = head_only
-        self._head_bytes = 0
+        self._head_bytes = self._unread = 0
         self.headers = []
         self._transport.write(head)
 
@@ -274,7 +299,7 @@ class _Connection(asyncio.Protocol):
     async def piece(self) -> bytes | None:
         """The next piece of the body, None at its end. Raises `Broken`."""
         while not self._pieces:
-            if self._complete:
+            if self.complete:
                 return None
             if self._error is not None:
                 raise self._error
@@ -327,24 +352,31 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone, which ends an answer that has no other end."""
-        if self._until_close and exc is None:
-            self._complete = True
+        if self._until_close and exc is None and self._error is None:
+            self.complete = True
         self._lost = True
         self.resume_writing()
         self._wake()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the upstream. Any that were not asked for end the connection."""
-        if not self._busy:
+        if not self._busy or self.complete:
             self.close()
             return
+        self._unread += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if not self._complete:
-                self._error = Broken("the upstream's answer is not HTTP/1.1 as it should be")
-            self._until_close = True
-            self._wake()
+            self._surplus = True
+            self._break_off("the upstream's answer is not HTTP/1.1 as it should be")
+        if self._unread > MAX_UNREAD:
+            self._break_off("the upstream's answer has a header or a trailer without an end")
+
+    def _break_off(self, why: str) -> None:
+        """No more of this answer is taken; what came to its end before is good all the same."""
+        if not self.complete and self._error is None:
+            self._error = Broken(why)
+        self._wake()
 
     def pause_writing(self) -> None:
         """asyncio: the upstream is slow."""
@@ -361,31 +393,46 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header; one that comes after the head is a trailer, and dropped."""
         if not self._got_head:
-            self._head_bytes += len(name) + len(value)
+            self._head_bytes += len(name) + len(value) + 4
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._error = Broken("the upstream's headers are too large")
-                self._wake()
+                self._break_off("the upstream's headers are too large")
             else:
                 self.headers.append((name.lower(), value))
 
+    def on_message_begin(self) -> None:
+        """httptools: an answer begins; if there was one already, it is one too many, and nothing of it is taken."""
+        self._surplus = self._got_head
+
     def on_headers_complete(self) -> None:
         """httptools: the head is there, or one of an interim answer, which is dropped."""
+        if self._surplus or self._error is not None:
+            return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self.headers = []
             return
         self.status = status
-        self._got_head = True
-        framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        self.length, framed = None, False
+        for name, value in self.headers:
+            if name == b"content-length":
+                # httptools has seen to it that there is one, and that it is a number.
+                self.length, framed = int(value), True
+            elif name == b"transfer-encoding":
+                framed = True
+                if value.lower() != b"chunked":
+                    self._break_off("the upstream's answer has a Transfer-Encoding other than chunked")
+                    return
         self._keep_alive = self._parser.should_keep_alive()
-        self._complete = self._head_only
+        self.complete = self._head_only
         self._until_close = not framed and status not in (204, 304)
+        self._got_head = True
         self._wake()
 
     def on_body(self, body: bytes) -> None:
         """httptools: a piece of the body."""
-        if self._head_only:
+        if self._head_only or self._surplus:
             return
+        self._unread = 0
         self._pieces.append(body)
         self._buffered += len(body)
         if self._buffered > MAX_BUFFERED and not self._reading_paused:
@@ -395,7 +442,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """httptools: the answer is whole, unless it was an interim one."""
-        if self._got_head:
-            self._complete = True
+        if self._got_head and not self._surplus:
+            self.complete = True
             self._until_close = False
             self._wake()

@@ -166,10 +166,13 @@ class Resolved(NamedTuple):
 
 
 class Late(NamedTuple):
-    """The hold was already closed in another way (an owner that was taken for dead): nothing changes but a note."""
+    """The hold was already closed in another way, by `kind`: nothing changes but a note. After an `expire`, its `owner`
+    was taken for dead.
+    """
 
     hold: str
     kind: Kind
+    owner: int
 
 
 class Unknown(NamedTuple):
@@ -198,7 +201,7 @@ def apply(books: Books, event: Event, *, at: int, owner: int) -> Outcome:
 
 def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     accounts, amount = event.accounts, event.amount
-    chain = tuple([(account.id, account.unit) for account in accounts])
+    chain: tuple[Key, ...] = tuple([account[:2] for account in accounts])
     known = books.holds.get(event.hold)
     if known is not None:
         if (known.chain, known.amount) != (chain, amount):
@@ -250,7 +253,7 @@ def _resolve(books: Books, kind: Kind, hold_id: str, amount: int | None, note: s
         books.entries.append(
             Entry(Kind.LATE, at, hold_id, hold.chain[-1], cost, owner, f"{kind} after {hold.resolution}")
         )
-        return Late(hold_id, hold.resolution)
+        return Late(hold_id, hold.resolution, hold.owner)
     for key in hold.chain:
         balance = books.balances[key]
         balance.held -= hold.amount

@@ -11,16 +11,23 @@ that money on its way back is there for the next reserve. A lone call waits for 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tolsey.errors import LedgerFull, LedgerUnavailable
-from tolsey.ledger.rules import Balance, Granted, Late, Outcome, Reserve, Settle, Void
+from tolsey.errors import LedgerFull, LedgerUnavailable, TolseyError
+from tolsey.ledger.rules import Balance, Granted, Kind, Late, Outcome, Reserve, Settle, Void
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
 
 BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """How long the Book waits after each failed group in a row; the last is repeated."""
+
+CLOSE_SECONDS = 0.5
+"""How long the file may take to close, once there is nothing more to write."""
+
+FULL = "the ledger's disk is full"
+STOPPING = "the gateway is stopping"
 
 
 class Book:
@@ -44,9 +51,10 @@ class Book:
         self._taking: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._closing = False
+        self._fenced = False
         self._full = not ledger.keep_ballast()
         self._failures = 0
-        self.problem: str | None = None
+        self.problem: str | None = FULL if self._full else None
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="ledger")
 
@@ -56,7 +64,7 @@ class Book:
         If the caller is cancelled meanwhile and the hold is granted all the same, it is voided.
         """
         if self._closing or self._full:
-            raise LedgerUnavailable("the ledger's disk is full" if self._full else "the gateway is stopping")
+            raise LedgerUnavailable(STOPPING if self._closing else FULL)
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._reserves.append((event, future))
         self._wake.set()
@@ -89,20 +97,25 @@ class Book:
         self._closing = True
         self._wake.set()
         await asyncio.wait({self._task}, timeout=seconds)
-        left = len(self._resolutions)
         self._task.cancel()
+        await asyncio.wait({self._task})
+        self._refuse(STOPPING, self._reserves, self._reads)
+        # In the thread, after what it may still be busy with: a commit must not lose its connection.
+        closed = self._loop.run_in_executor(self._thread, self._ledger.close)
         self._thread.shutdown(wait=False)
-        self._ledger.close()
-        return left
+        await asyncio.wait({closed}, timeout=CLOSE_SECONDS)
+        return len(self._resolutions)
 
     async def _run(self) -> None:
         while True:
-            while self._reserves or self._resolutions or self._reads or self._taking:
+            while self._reserves or self._resolutions or self._reads or self._taking or self._fenced:
                 await self._group()
             if self._closing:
                 return
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), BACKOFF_SECONDS[-1] if self._full else None)
             self._wake.clear()
+            self._look_for_room()
 
     async def _group(self) -> None:
         resolutions, self._resolutions = self._resolutions, []
@@ -110,26 +123,50 @@ class Book:
         reads, self._reads = self._reads, []
         staged = False
         try:
+            if self._fenced:
+                await self._begin_anew()
             if resolutions or reserves or self._taking:
                 await self._take_turn()
                 try:
                     outcomes = self._ledger.stage([*resolutions, *(event for event, _ in reserves)], self._now())
                     staged = True
                     await self._commit()
-                finally:
+                except Exception:
                     self._ledger.turn.give()
+                    raise
+                self._ledger.turn.give()
                 self._answer(outcomes, resolutions, reserves)
+                # These are done: what goes wrong from here on must not undo them.
+                resolutions, reserves = [], []
             for accounts, future in reads:
                 if not future.cancelled():
                     future.set_result(self._ledger.balances(accounts))
-        except LedgerUnavailable as error:
+        except asyncio.CancelledError:
+            # The turn is not given: the thread may still be committing, and closing the ledger gives it back after that.
+            self._fail(LedgerUnavailable(STOPPING), staged, resolutions, reserves, reads)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, every caller is answered and no settle is lost
             self._fail(error, staged, resolutions, reserves, reads)
             await asyncio.sleep(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS)) - 1])
         else:
             self._failures = 0
             self.problem = None
-            if self._full:
-                self._full = not self._ledger.keep_ballast()
+            self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        """Grant again when the disk has room again."""
+        if self._full:
+            self._full = not self._ledger.keep_ballast()
+            self.problem = FULL if self._full else None
+
+    async def _begin_anew(self) -> None:
+        """Draw a new owner: somebody took this one for dead, and it must not forward anything more (RULES.md L3)."""
+        await self._take_turn()
+        try:
+            await self._loop.run_in_executor(self._thread, self._ledger.register, self._new_owner(), self._now())
+        finally:
+            self._ledger.turn.give()
+        self._fenced = False
 
     async def _take_turn(self) -> None:
         """Take the ledger's turn to write, without ever blocking the loop."""
@@ -160,9 +197,11 @@ class Book:
                 future.set_result(outcome)
             else:
                 self._give_back(outcome)
-        if any(isinstance(outcome, Late) for outcome in outcomes[: len(resolutions)]):
-            # Somebody took this owner for dead. It may not forward anything more under its old name (RULES.md L3).
-            self._ledger.register(self._new_owner(), self._now())
+        mine = self._ledger.owner
+        for outcome in outcomes[: len(resolutions)]:
+            # One that is late under an older name says nothing about the present one.
+            if isinstance(outcome, Late) and outcome.kind is Kind.EXPIRE and outcome.owner == mine:
+                self._fenced = True
 
     def _give_back(self, outcome: Outcome) -> None:
         """Void what was granted to a caller that has gone."""
@@ -171,7 +210,7 @@ class Book:
 
     def _fail(
         self,
-        error: LedgerUnavailable,
+        error: Exception,
         staged: bool,
         resolutions: list[Settle | Void],
         reserves: list[tuple[Reserve, asyncio.Future[Outcome]]],
@@ -179,14 +218,25 @@ class Book:
     ) -> None:
         """Nothing of the group counts as done. What may have reached the disk unseen is voided under its id."""
         self._failures += 1
-        self.problem = error.detail
+        detail = error.detail if isinstance(error, TolseyError) else f"the ledger failed ({type(error).__name__})"
+        self.problem = detail
+        if not isinstance(error, TolseyError):
+            self._loop.call_exception_handler({"message": detail, "exception": error})
         if isinstance(error, LedgerFull):
             self._full = True
             self._ledger.drop_ballast()
         doubtful = [Void(event.hold, "the answer to its commit was lost") for event, _ in reserves] if staged else []
         self._resolutions = [*resolutions, *doubtful, *self._resolutions]
+        self._refuse(detail, reserves, reads)
+
+    def _refuse(
+        self,
+        detail: str,
+        reserves: list[tuple[Reserve, asyncio.Future[Outcome]]],
+        reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]],
+    ) -> None:
         waiting: list[asyncio.Future[Outcome] | asyncio.Future[list[Balance]]] = [f for _, f in reserves]
         waiting += [f for _, f in reads]
         for future in waiting:
             if not future.done():
-                future.set_exception(LedgerUnavailable(error.detail))
+                future.set_exception(LedgerUnavailable(detail))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.store.sqlite_file import connect_read_only
+from tolsey.store.sqlite_file import ERRORS, connect_read_only
 from tolsey.units import format_nano
 
 
@@ -48,7 +48,7 @@ def trail(path: Path, prefix_id: str | None = None) -> list[TrailRow]:
         rows = db.execute(
             'SELECT id, parent, label, unit, "limit", spent, held, calls FROM account ORDER BY opened_at, n'
         ).fetchall()
-    except sqlite3.Error as error:
+    except ERRORS as error:
         raise LedgerUnavailable(f"the ledger cannot be read: {error}") from None
     finally:
         db.close()
@@ -95,14 +95,17 @@ class Checked:
 
 def fsck(path: Path) -> Checked:
     """Recompute every balance from the journal, in order, and compare: entries, accounts, open holds, both laws."""
-    db = connect_read_only(path)
+    try:
+        db = connect_read_only(path)
+    except LedgerUnavailable as error:
+        return Checked(0, 0, 0, error.detail)
     try:
         db.execute("BEGIN")
         accounts = _read_accounts(db)
         fault = next(_faults(db, accounts), None)
         entries = db.execute("SELECT count(*) FROM entry").fetchone()[0]
         holds = db.execute("SELECT count(*) FROM hold").fetchone()[0]
-    except sqlite3.Error as error:
+    except ERRORS as error:
         return Checked(0, 0, 0, f"the ledger cannot be read: {error}")
     finally:
         db.close()

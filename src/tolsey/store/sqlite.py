@@ -39,6 +39,7 @@ from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.sqlite_file import (
     ACCOUNT_CHANGED,
     ANCESTRY,
+    ERRORS,
     INSERT_ACCOUNT,
     INSERT_ENTRY,
     Durability,
@@ -97,9 +98,11 @@ class SqliteLedger:
             self._file = identity(path)
             self._create(new_id, now)
             row = self._db.execute("SELECT id, version FROM ledger").fetchone()
-        except (OSError, sqlite3.Error) as error:
+        except ERRORS as error:
             raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from None
         if row is None or row[1] != SCHEMA_VERSION:
+            self._db.close()
+            self.turn.close()
             raise LedgerRefused(f"the ledger {path} is of another version of Tolsey")
         self.id: str = row[0]
 
@@ -119,7 +122,8 @@ class SqliteLedger:
 
     def register(self, owner_id: str, now: int) -> None:
         """Begin as a new owner: from here on this process may hold money. Takes the turn; blocks."""
-        lock = OwnerLock(self.path, owner_id)
+        with errors_of("the ledger refused a new owner"):
+            lock = OwnerLock(self.path, owner_id)
         self.turn.take()
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -175,9 +179,9 @@ class SqliteLedger:
                 self.roll_back()
                 if attempt == 2:
                     raise LedgerUnavailable(f"the ledger refused a group: {error}") from None
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 self.roll_back()
-                raise unavailable("the ledger cannot be written", error) from None
+                raise unavailable("the ledger cannot be written", error) from error
             except BaseException:
                 self.roll_back()
                 raise
@@ -223,8 +227,13 @@ class SqliteLedger:
         self._version = -1
 
     def _reopen(self) -> None:
+        try:
+            fresh = connect(self.path, self.durability)
+        except ERRORS:
+            self.roll_back()
+            return
         self._db.close()
-        self._db = connect(self.path, self.durability)
+        self._db = fresh
         self._forget()
 
     def _begin(self) -> None:

@@ -82,24 +82,29 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write, for reports on a live ledger. Raises `LedgerRefused` where there is none."""
     if not path.exists():
         raise LedgerRefused(f"there is no ledger at {path}")
-    db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
-    db.execute("PRAGMA query_only = ON")
-    db.execute("PRAGMA busy_timeout = 5000")
+    with errors_of(f"the ledger {path} cannot be read"):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        db.execute("PRAGMA query_only = ON")
+        db.execute("PRAGMA busy_timeout = 5000")
     return db
 
 
-def unavailable(what: str, error: sqlite3.Error) -> LedgerUnavailable:
-    """The error to raise for one of SQLite's."""
-    kind = LedgerFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else LedgerUnavailable
-    return kind(f"{what}: {error}")
+ERRORS: Final = (sqlite3.Error, OSError, TypeError, ValueError, LookupError)
+"""What SQLite and the disk raise, and what becomes of the values in a damaged file."""
+
+
+def unavailable(what: str, error: Exception) -> LedgerUnavailable:
+    """The error to raise for one of `ERRORS`."""
+    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return (LedgerFull if full else LedgerUnavailable)(f"{what}: {error}")
 
 
 @contextmanager
 def errors_of(what: str) -> Iterator[None]:
-    """Raise SQLite's errors as `LedgerUnavailable`."""
+    """Raise `ERRORS` as `LedgerUnavailable`."""
     try:
         yield
-    except sqlite3.Error as error:
+    except ERRORS as error:
         raise unavailable(what, error) from None
 
 
@@ -126,7 +131,7 @@ def check_file_system(path: Path) -> None:
     except OSError:
         return
     best, kind = "", ""
-    target = str(path.absolute())
+    target = str(path.resolve())
     for fields in mounts:
         point = fields[4].replace("\\040", " ")
         if (target == point or target.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):

@@ -72,8 +72,8 @@ class Link:
 
 
 class Account(NamedTuple):
-    """A place that a call is charged to. `limit` (nano-units) is None where a Link has no budget of its own: it is only
-    counted there. `parent` is the id of the account above, in the same unit.
+    """A place that a call is charged to; the first two fields are its key. `limit` (nano-units) is None where a Link
+    has no budget of its own: it is only counted there. `parent` is the id of the account above, in the same unit.
     """
 
     id: str

@@ -63,6 +63,8 @@ def text_to_parts(text: str, limits: Limits = LIMITS) -> list[bytes]:
     """Decode a token's text: one base64 text, or several separated by commas (a token and its discharges)."""
     if len(text) > limits.token_bytes * 4 // 3 + (limits.discharges + 1) * (len(TEXT_PREFIX) + 5):
         raise TokenMalformed(f"a token has at most {limits.token_bytes} bytes")
+    if "," not in text:
+        return [_decode(text.strip().removeprefix(TEXT_PREFIX))]
     parts = text.split(",")
     if len(parts) > limits.discharges + 1:
         raise TokenMalformed(f"a token has at most {limits.discharges} discharges")
