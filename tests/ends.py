@@ -61,10 +61,6 @@ class Message:
         return bool(self.all(name))
 
 
-def _bytes(piece: bytes | str) -> bytes:
-    return piece.encode("latin-1") if isinstance(piece, str) else piece
-
-
 class End:
     """One end of a TCP connection."""
 
@@ -76,8 +72,12 @@ class End:
 
     def say(self, *pieces: bytes | str) -> None:
         """Send bytes as they are; text is Latin-1."""
-        for piece in pieces if len(pieces) > 8 else [b"".join(map(_bytes, pieces))]:
-            self.socket.sendall(_bytes(piece))
+        self.socket.sendall(b"".join(p.encode("latin-1") if isinstance(p, str) else p for p in pieces))
+
+    def pour(self, piece: bytes, times: int) -> None:
+        """Send the same bytes again and again."""
+        for _ in range(times):
+            self.socket.sendall(piece)
 
     def _more(self) -> None:
         try:
@@ -132,21 +132,6 @@ class End:
         if length:
             return replace(message, body=self.exactly(int(length[0])))
         return replace(message, body=self.rest()) if to_end else message
-
-    def fill(self, seconds: float = 0.5, most: int = 256 * 1024 * 1024) -> int:
-        """Send zeros until nothing more is taken for a while; how many. Raises `Broken` when the other end is gone."""
-        self.socket.settimeout(seconds)
-        sent = 0
-        try:
-            while sent < most:
-                sent += self.socket.send(bytes(1024 * 1024))
-        except TimeoutError:
-            pass
-        except ConnectionError:
-            raise Broken(b"") from None
-        finally:
-            self.socket.settimeout(SECONDS)
-        return sent
 
     def fill(self, seconds: float = 0.5, most: int = 256 * 1024 * 1024) -> int:
         """Send zeros until nothing more is taken for a while; how many. Raises `Broken` when the other end is gone."""

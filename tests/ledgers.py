@@ -161,7 +161,7 @@ def replay(path: Path) -> dict[str, tuple[int, int]]:
         while at is not None:
             held[at] += amount if kind == "reserve" else -reserved[hold]
             spent[at] += 0 if kind == "reserve" else amount
-            assert 0 <= held[at]
+            assert held[at] >= 0
             assert spent[at] + held[at] <= limits[at], f"account {at} passed its limit at {hold}"
             at = above[at]
     return {name: (spent[n], held[n]) for n, name, _, _, _ in rows}

@@ -390,8 +390,8 @@ def upstream(folder: Path) -> Iterator[Upstream]:
 
 
 class _Recorder(asyncio.Protocol):
-    """Writes each request's head to the journal, then answers it: `?ms=20` after 20 ms, `?status=500` with that, 0 being
-    no answer at all.
+    """Writes each request's head to the journal, then answers it: `?ms=20` after 20 ms, `?status=500` with that, 0
+    being no answer at all.
     """
 
     def __init__(self, journal: int) -> None:

@@ -1,4 +1,4 @@
-"""`fsck` and the trail read a live ledger; every tampering is a difference; a ledger that its keys do not know is refused."""
+"""`fsck` and the trail read a live ledger; every tampering is a difference; a strange ledger is refused."""
 
 import random
 import shutil

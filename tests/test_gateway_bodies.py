@@ -286,7 +286,7 @@ def test_a_large_upload_in_flat_memory(gateway: Gateway, upstream: Upstream, tok
         client.ask("POST", "/talk", f"Content-Length: {size}", token=token)
         talk = upstream.hear()
         peak = Peak(gateway)
-        sending = threading.Thread(target=client.say, args=[BLOCK] * (size // MIB))
+        sending = threading.Thread(target=client.pour, args=(BLOCK, size // MIB))
         sending.start()
         for _ in range(size // MIB):
             assert zlib.crc32(talk.exactly(MIB)) == zlib.crc32(BLOCK)
@@ -305,7 +305,7 @@ def test_a_large_download_in_flat_memory(gateway: Gateway, upstream: Upstream, t
         talk = upstream.hear()
         talk.say(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")
         peak = Peak(gateway)
-        sending = threading.Thread(target=talk.say, args=[BLOCK] * (size // MIB))
+        sending = threading.Thread(target=talk.pour, args=(BLOCK, size // MIB))
         sending.start()
         assert client.head()["content-length"] == str(size)
         for _ in range(size // MIB):

@@ -193,7 +193,7 @@ def test_a_token_comes_as_bearer_or_as_x_api_key(gateway: Gateway, one: Upstream
 def test_what_is_not_one_credential(gateway: Gateway, one: Upstream) -> None:
     token = gateway.token()
     bearer, key = f"Authorization: Bearer {token}", f"X-Api-Key: {token}"
-    cases = {
+    cases: dict[str, list[tuple[str, ...]]] = {
         "credentials_ambiguous": [(bearer, key), (bearer, bearer), (key, key), ("Authorization: Basic eDp4", key)],
         "token_missing": [
             (),

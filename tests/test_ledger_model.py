@@ -1,7 +1,7 @@
 """The ledger against a plain model: several workers on one file that spend, fail, die, are taken for dead and recover.
 
-The model keeps a list of holds and adds them up; it shares no code with the rules. After every step each balance is what
-the model says, `fsck` finds no difference, and no account has passed its limit.
+The model keeps a list of holds and adds them up; it shares no code with the rules. After every step each balance is
+what the model says, `fsck` finds no difference, and no account has passed its limit.
 """
 
 import shutil
@@ -300,7 +300,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def test_the_ledger_is_as_the_model_says() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
+    run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
             max_examples=60,

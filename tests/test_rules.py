@@ -505,7 +505,8 @@ def test_a_reserve_needs_an_account() -> None:
 def test_an_entry_says_when_by_whom_on_which_account_and_why() -> None:
     books = Books()
     accounts = purse("root 100 / team 50")
-    for n, event in enumerate((Open(accounts[0], "m"), Reserve("h1", accounts, 5, "GET /a"), Settle("h1", 4, "200"))):
+    events: list[Event] = [Open(accounts[0], "m"), Reserve("h1", accounts, 5, "GET /a"), Settle("h1", 4, "200")]
+    for n, event in enumerate(events):
         apply(books, event, at=n, owner=7 + n)
     assert books.entries == [
         Entry(Kind.OPEN, 0, None, ("root", "USD"), 0, 7, "m"),

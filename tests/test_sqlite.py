@@ -12,7 +12,7 @@ import pytest
 
 from tests.ledgers import Child, Ledgers, database, journal, open_holds, owner_file, purse, replay, say, stands
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.rules import Expire, Granted, Open, Outcome, Reserve, Settle, Void
+from tolsey.ledger.rules import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
 from tolsey.store import sqlite
 from tolsey.store.owners import Turn, is_dead
 from tolsey.store.reports import fsck
@@ -85,7 +85,7 @@ def test_a_failed_commit_leaves_nothing(ledgers: Ledgers) -> None:
 def test_a_lost_answer_is_found_again_under_the_holds_id(ledgers: Ledgers) -> None:
     ledger = ledgers.open("o1")
     ledger.run([Reserve("h1", ROOT, 30)], NOON)
-    events = [Settle("h1", 10), Reserve("h2", TEAM, 50)]
+    events: list[Event] = [Settle("h1", 10), Reserve("h2", TEAM, 50)]
     ledger.fail("commit", lost=True)
     with pytest.raises(LedgerUnavailable):
         ledger.run(events, NOON)
@@ -127,7 +127,9 @@ def test_an_account_that_another_process_opened_is_the_same_account(ledgers: Led
 def test_a_hold_that_another_process_resolved_meanwhile_is_late(
     ledgers: Ledgers, late: Settle | Void, others: list[Reserve]
 ) -> None:
-    """One's own open holds are remembered. Whether the account still holds enough for them or not makes no difference."""
+    """One's own open holds are remembered. Whether the account still holds enough for them or not makes no
+    difference.
+    """
     one, other = ledgers.open("o1"), ledgers.open("o2")
     one.run([Reserve("h1", ROOT, 10)], NOON)
     other.run([*others, Expire("h1")], NOON)
@@ -309,7 +311,7 @@ def test_an_owner_whose_file_is_gone_is_dead(ledgers: Ledgers) -> None:
 def owners(path: Path) -> dict[str, bool]:
     """Each owner, and whether it has ended."""
     with database(path) as db:
-        return {name: ended for name, ended in db.execute("SELECT id, ended_at IS NOT NULL FROM owner WHERE n > 0")}
+        return dict(db.execute("SELECT id, ended_at IS NOT NULL FROM owner WHERE n > 0"))
 
 
 def test_what_a_killed_process_held_is_settled_as_held(ledgers: Ledgers) -> None:

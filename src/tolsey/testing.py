@@ -30,6 +30,7 @@ class FakeClock:
         self.at = at
 
     def __call__(self) -> int:
+        """The time, in nanoseconds since the epoch."""
         return self.at
 
     def advance(self, seconds: float) -> None:

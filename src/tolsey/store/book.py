@@ -142,7 +142,7 @@ class Book:
                 if not future.cancelled():
                     future.set_result(self._ledger.balances(accounts))
         except asyncio.CancelledError:
-            # The turn is not given: the thread may still be committing, and closing the ledger gives it back after that.
+            # The turn is not given: the thread may still be committing, and closing the ledger gives it back then.
             self._fail(LedgerUnavailable(STOPPING), staged, resolutions, reserves, reads)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, every caller is answered and no settle is lost

@@ -94,11 +94,11 @@ class Checked:
 
 
 def fsck(path: Path) -> Checked:
-    """Recompute every balance from the journal, in order, and compare: entries, accounts, open holds, both laws."""
-    try:
-        db = connect_read_only(path)
-    except LedgerUnavailable as error:
-        return Checked(0, 0, 0, error.detail)
+    """Recompute every balance from the journal, in order, and compare: entries, accounts, open holds, both laws.
+
+    Raises `LedgerUnavailable` if the file cannot be opened; damage in it is a difference.
+    """
+    db = connect_read_only(path)
     try:
         db.execute("BEGIN")
         accounts = _read_accounts(db)
