@@ -35,7 +35,9 @@ class Message:
     @property
     def status(self) -> int:
         """The status of a response."""
-        return int(self.line.split(" ")[1])
+        version, status = self.line.split(" ")[:2]
+        assert version in ("HTTP/1.1", "HTTP/1.0"), self.head
+        return int(status)
 
     @property
     def target(self) -> str:

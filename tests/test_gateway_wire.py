@@ -145,6 +145,21 @@ def test_http_1_1_without_a_host(gateway: Gateway, upstream: Upstream, token: st
         assert problem(client.answer())["code"] == "request_invalid"
 
 
+def test_chunks_that_are_none_after_the_answer_began(gateway: Gateway, upstream: Upstream, token: str) -> None:
+    with gateway.client() as client:
+        client.ask("POST", "/talk", CHUNKED, token=token)
+        talk = upstream.hear()
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        head = client.head()
+        assert client.chunk() == b"one"
+        client.say("zz\r\n")
+        with pytest.raises(Broken):
+            client.with_body(head)
+        assert talk.rest() == b""
+        talk.close()
+    gateway.stands(token, spent="0.01", calls=1)
+
+
 # --- heads beyond every limit
 
 
@@ -206,6 +221,14 @@ def test_pipelined_requests_are_answered_in_order(gateway: Gateway, upstream: Up
         assert [int(answer.body) for answer in answers(client, 30)] == list(range(30))
     assert [message.target for message in upstream.heard[before:]] == [f"/p{number}" for number in range(30)]
     gateway.stands(token, spent="0.3", calls=30)
+
+
+def test_what_follows_a_last_request_is_not_answered(gateway: Gateway, upstream: Upstream, token: str) -> None:
+    with gateway.client() as client:
+        client.say(request(token, "GET /x HTTP/1.1", "Connection: close"), request(token))
+        assert client.answer()["connection"] == "close"
+        assert client.rest() == b""
+    gateway.stands(token, spent="0.01", calls=1)
 
 
 def test_a_slow_first_call_holds_the_next_one_back(gateway: Gateway, upstream: Upstream, token: str) -> None:
@@ -324,6 +347,21 @@ def test_a_second_answer_that_nobody_asked_for(gateway: Gateway, upstream: Upstr
             assert client.answer(to_head=True).status == int(status[:3])
             client.ask("GET", "/x", token=token)
             assert client.answer().body == b"{}"
+
+
+def test_an_answer_before_its_question(gateway: Gateway, upstream: Upstream, token: str) -> None:
+    """What an upstream says on an idle connection is not the answer to whoever comes next."""
+    for evil in (OK.replace(b"{}", b"!!"), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", b"\r\n"):
+        with gateway.client() as client:
+            client.ask("GET", "/talk", token=token)
+            talk = upstream.hear()
+            talk.answers()
+            assert client.answer().body == b"{}"
+            talk.say(evil)
+            assert talk.is_left()
+            client.ask("GET", "/x", token=token)
+            assert client.answer().body == b"{}"
+    gateway.stands(token, spent="0.06", calls=6)
 
 
 def test_chunks_of_an_upstream_that_are_none_break_the_answer_off(

@@ -52,11 +52,12 @@ class Child:
         self.failed: str | None = None
         self.problem: str | None = None
         self.process: asyncio.subprocess.Process
-        self.control: socket.socket
+        self._writer: asyncio.StreamWriter | None = None
 
     async def start(self, config: Config, port: int, config_number: int) -> None:
         """Start the process and follow what it says."""
         ours, theirs = socket.socketpair()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -68,13 +69,9 @@ class Child:
                 str(config_number),
                 stdin=theirs.fileno(),
             )
-        ours.setblocking(False)
-        self.control = ours
-        self._follower = asyncio.create_task(self._follow(), name=f"worker {self.number}")
+        self._follower = asyncio.create_task(self._follow(reader), name=f"worker {self.number}")
 
-    async def _follow(self) -> None:
-        reader, writer = await asyncio.open_connection(sock=self.control)
-        self.writer = writer
+    async def _follow(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             message = msgspec.json.decode(line)
             if message.get("ready"):
@@ -85,14 +82,15 @@ class Child:
         self.ready.clear()
 
     def tell(self, line: str) -> None:
-        """Send one command."""
-        self.writer.write(line.encode("ascii") + b"\n")
+        """Send one command. One that is not started yet will begin with what it would say."""
+        if self._writer is not None:
+            self._writer.write(line.encode("ascii") + b"\n")
 
     def close(self) -> None:
         """Let go of the control socket: a worker that still lives ends itself."""
         self._follower.cancel()
-        with contextlib.suppress(AttributeError):
-            self.writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Supervisor:
@@ -228,7 +226,12 @@ class Supervisor:
             for problem in found:
                 self._log.error("the new config is refused; the old one goes on", error=str(problem))
             return
-        config = load(self.config.file, os.environ)
+        try:
+            config = load(self.config.file, os.environ)
+        except ConfigError as error:
+            # It changed again between the two readings.
+            self._log.error("the new config is refused; the old one goes on", error=str(error))
+            return
         for name in ("server", "admin", "keys", "ledger"):
             if _fixed(config, name) != _fixed(self.config, name):
                 self._log.warning("a change in this section takes a restart", section=name)

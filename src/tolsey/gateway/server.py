@@ -12,18 +12,15 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Final, cast
 from urllib.parse import unquote
 
 import httptools
 
 from tolsey.errors import Refusal
 from tolsey.gateway import problems
-
-Application = Callable[[dict[str, Any], Callable[[], Awaitable[dict[str, Any]]], Any], Awaitable[None]]
+from tolsey.gateway.cycle import STATUS_LINES, Application, Cycle
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """The target and the headers of one request, together."""
@@ -53,9 +50,6 @@ reset the connection, and the client might never see its answer.
 
 SWEEP_SECONDS: Final = 1.0
 
-_STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus
-}
 _NOT_HTTP: Final = Refusal("request_invalid", "the request is not HTTP/1.1 as it should be")
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?= )")
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
@@ -373,187 +367,10 @@ class Connection(asyncio.Protocol):
                 return
         status, headers, body = problems.response(refusal)
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-        self._last_words = _STATUS_LINES[status] + self.date + lines + b"connection: close\r\n\r\n" + body
+        self._last_words = STATUS_LINES[status] + self.date + lines + b"connection: close\r\n\r\n" + body
         if not self.cycles:
             self._since = self._loop.time()
             self._end()
-
-
-class Cycle:
-    """One request and its answer, as ASGI sees them: `receive` and `send`."""
-
-    __slots__ = (
-        "_body",
-        "_chunked",
-        "_complete",
-        "_connection",
-        "_continue",
-        "_delivered",
-        "_done",
-        "_gone",
-        "_head",
-        "_keep_alive",
-        "_loop",
-        "_no_body",
-        "_scope",
-        "_waiter",
-        "buffered",
-        "task",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        loop: asyncio.AbstractEventLoop,
-        scope: dict[str, Any],
-        *,
-        keep_alive: bool,
-        expects_continue: bool,
-    ) -> None:
-        self._connection = connection
-        self._loop = loop
-        self._scope = scope
-        self._keep_alive = keep_alive
-        self._continue = expects_continue
-        self._body: list[bytes] = []
-        self._complete = self._delivered = self._gone = self._done = False
-        self._chunked = self._no_body = False
-        self._head: bytes | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.buffered = 0
-        self.task: asyncio.Task[None] | None = None
-
-    def start(self, application: Application) -> None:
-        """Have the application answer."""
-        self.task = self._loop.create_task(self._run(application))
-
-    async def _run(self, application: Application) -> None:
-        try:
-            await application(self._scope, self.receive, self.send)
-        except asyncio.CancelledError:
-            self._connection.abort()
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever the application raised, the client must see that it broke
-            if not isinstance(error, ConnectionError):
-                self._loop.call_exception_handler({"message": "the application failed", "exception": error})
-            self._fail()
-        else:
-            if not self._done:
-                self._fail()
-
-    def _fail(self) -> None:
-        """The answer did not come to its end: say so if nothing was sent, else break off."""
-        if self._done or self._gone:
-            return
-        if self._head is None:
-            self._connection.write(_STATUS_LINES[500] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            self._finish(keep_alive=False)
-        else:
-            self._connection.abort()
-
-    def feed(self, piece: bytes) -> None:
-        """A piece of the body arrived."""
-        self._body.append(piece)
-        self.buffered += len(piece)
-        self._wake()
-
-    def end_body(self) -> None:
-        """The body is whole."""
-        self._complete = True
-        self._wake()
-
-    def lose(self) -> None:
-        """The client is gone."""
-        self._gone = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    @property
-    def began(self) -> bool:
-        """Whether a part of the answer was sent."""
-        return self._head == b""
-
-    async def receive(self) -> dict[str, Any]:
-        """ASGI: the next piece of the body; after the last one, the client's going away."""
-        if self._continue and not self._complete and not self._gone:
-            self._continue = False
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not (self._gone or self._done or self._body or (self._complete and not self._delivered)):
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self._gone or self._done:
-            return {"type": "http.disconnect"}
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self.buffered = 0
-        self._delivered = self._complete
-        self._connection.taken()
-        return {"type": "http.request", "body": body, "more_body": not self._complete}
-
-    async def send(self, message: dict[str, Any]) -> None:
-        """ASGI: the head or a piece of the answer. Waits while the client is slow."""
-        if self._gone or self._done:
-            return
-        if message["type"] == "http.response.start":
-            # The head goes out with the first piece of the body, in one write.
-            self._head = self._start(message["status"], message["headers"])
-            return
-        piece: bytes = b"" if self._no_body else message.get("body", b"")
-        more: bool = message.get("more_body", False)
-        if self._chunked:
-            piece = (b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"") + (b"" if more else b"0\r\n\r\n")
-        if self._head:
-            piece, self._head = self._head + piece, b""
-        if piece:
-            self._connection.write(piece)
-        if more:
-            await self._connection.drained()
-        else:
-            self._finish(keep_alive=self._keep_alive)
-
-    def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        parts = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")]
-        framed = dated = False
-        for header in headers:
-            name = header[0]
-            if name == b"content-length":
-                framed = True
-                if status == 204:
-                    continue
-            elif name == b"date":
-                dated = True
-            parts.append(b"%b: %b\r\n" % header)
-        if not dated:
-            parts.append(self._connection.date)
-        scope = self._scope
-        self._no_body = scope["method"] == "HEAD" or status in (204, 304) or status < 200
-        http_1_1 = scope["http_version"] == "1.1"
-        if not framed and not self._no_body:
-            if http_1_1:
-                self._chunked = True
-                parts.append(b"transfer-encoding: chunked\r\n")
-            else:
-                self._keep_alive = False
-        if not self._complete or self._connection.closing:
-            # The rest of the request is not waited for.
-            self._keep_alive = False
-        if not self._keep_alive:
-            parts.append(b"connection: close\r\n")
-        elif not http_1_1:
-            parts.append(b"connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        return b"".join(parts)
-
-    def _finish(self, *, keep_alive: bool) -> None:
-        self._done = True
-        self._wake()
-        self._connection.finished(keep_alive=keep_alive)
 
 
 def _origin_form(target: bytes) -> bytes:

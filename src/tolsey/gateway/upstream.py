@@ -352,7 +352,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone, which ends an answer that has no other end."""
-        if self._until_close and exc is None and self._error is None:
+        if self._until_close and exc is None:
             self.complete = True
         self._lost = True
         self.resume_writing()
