@@ -3,16 +3,13 @@
 import asyncio
 import itertools
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.ledgers import DEADLINE_SECONDS, Child, Ledgers, journal, open_holds, owner_file, purse, say, stands
-from tolsey.errors import LedgerFull, LedgerUnavailable
+from tests.books import ROOT, TEAM, Ticks, book_on, granted, later, texts, unavailable, until, waiting_commit, where
+from tests.ledgers import DEADLINE_SECONDS, Child, Ledgers, journal, open_holds, purse, say, stands
 from tolsey.ledger.rules import Balance, Granted, Reserve, Settle, Void
 from tolsey.store import book as module
 from tolsey.store.book import Book
@@ -21,9 +18,6 @@ from tolsey.store.reports import Checked, fsck
 from tolsey.store.sqlite_file import Durability
 from tolsey.testing import FaultyLedger
 from tolsey.token.chain import Account
-
-ROOT = purse("root 100")
-TEAM = purse("root 100 / team 50")
 
 
 @pytest.fixture
@@ -43,11 +37,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
 
 
-def book_on(ledgers: Ledgers, ledger: FaultyLedger, timeout: float = 5) -> Book:
-    numbers = itertools.count(2)
-    return Book(ledger, timeout=timeout, now=ledgers.clock, new_owner=lambda: f"o{next(numbers)}")
-
-
 @pytest.fixture
 async def book(ledgers: Ledgers, ledger: FaultyLedger) -> AsyncIterator[Book]:
     book = book_on(ledgers, ledger)
@@ -55,52 +44,6 @@ async def book(ledgers: Ledgers, ledger: FaultyLedger) -> AsyncIterator[Book]:
     ledger.heal()
     await book.close(DEADLINE_SECONDS)
     assert fsck(ledgers.path).difference is None
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def waiting_commit(ledger: FaultyLedger, book: Book) -> AsyncIterator[None]:
-    """Inside, a group with nothing but a void of nobody's hold is being committed; whatever comes waits for it."""
-    with ledger.stalled():
-        book.resolve(Void("nobody's"))
-        await until(lambda: ledger.waiting)
-        yield
-
-
-def later(*reserves: Reserve, book: Book) -> list[asyncio.Task[Any]]:
-    return [asyncio.create_task(book.reserve(reserve)) for reserve in reserves]
-
-
-async def texts(tasks: list[asyncio.Task[Any]]) -> list[str]:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        return [say(outcome) for outcome in await asyncio.gather(*tasks)]
-
-
-async def granted(book: Book, reserve: Reserve) -> str:
-    """Reserve, and have it granted."""
-    (text,) = await texts(later(reserve, book=book))
-    assert text.startswith("granted")
-    return text
-
-
-async def where(book: Book, accounts: tuple[Account, ...] = ROOT) -> list[tuple[int, int]]:
-    """(spent, held) of each account."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        return [(balance.spent, balance.held) for balance in await book.balances(accounts)]
-
-
-async def unavailable(tasks: list[asyncio.Task[Any]]) -> list[str]:
-    """What each of the tasks that must fail says."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(error, LedgerUnavailable) for error in found), found
-    return [str(error) for error in found]
 
 
 async def test_a_call_from_reserve_to_settle(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
@@ -206,96 +149,6 @@ async def test_a_caller_that_goes_away_with_the_outcome_on_its_way_is_voided(
     assert isinstance(ledger.committed[-1][0], Void)
 
 
-async def test_a_failed_commit_fails_its_reserves_and_their_ids_are_voided(
-    ledgers: Ledgers, ledger: FaultyLedger, book: Book
-) -> None:
-    for lost in (False, True):
-        ledger.fail("commit", lost=lost)
-        with ledger.stalled():
-            tasks = later(Reserve(f"h{lost}", ROOT, 60), Reserve(f"i{lost}", ROOT, 60), book=book)
-            await until(lambda: ledger.waiting)
-        assert await unavailable(tasks) == ["commit failed, as told"] * 2
-        assert await where(book) == [(0, 0)]
-    assert [line for line in journal(ledgers.path) if line.hold] == [("reserve", "hTrue", 60), ("void", "hTrue", 0)]
-    assert await granted(book, Reserve("again", ROOT, 100)) == "granted, 0 left"
-
-
-async def test_while_it_fails_it_says_why(ledger: FaultyLedger, book: Book) -> None:
-    ledger.fail("commit", times=3)
-    assert await unavailable(later(Reserve("h1", ROOT, 1), book=book)) == ["commit failed, as told"]
-    assert book.problem == "commit failed, as told"
-    await until(lambda: book.problem is None)
-    await granted(book, Reserve("h2", ROOT, 1))
-
-
-@pytest.mark.parametrize("lost", [False, True], ids=["failed", "answer lost"])
-async def test_a_settle_is_tried_until_it_is_written(ledger: FaultyLedger, book: Book, lost: bool) -> None:
-    await granted(book, Reserve("h1", ROOT, 60))
-    ledger.fail("commit", times=5, lost=lost)
-    book.resolve(Settle("h1", 45))
-    await until(lambda: stands(ledger, ROOT) == [(45, 0)] and book.problem is None)
-    assert len([line for line in journal(ledger.path) if line.kind == "settle"]) == 1
-
-
-async def test_a_group_that_cannot_be_staged_fails_alone(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
-    await granted(book, Reserve("h1", ROOT, 60))
-    ledger.fail("stage")
-    async with waiting_commit(ledger, book):
-        book.resolve(Settle("h1", 10))
-    ledger.fail("stage")
-    assert await unavailable(later(Reserve("h2", ROOT, 60), book=book)) == ["stage failed, as told"]
-    assert await granted(book, Reserve("h3", ROOT, 90)) == "granted, 0 left"
-    assert [line.hold for line in journal(ledgers.path)] == ["h1", "h1", "h3"]
-
-
-async def test_an_error_that_nobody_foresaw_is_an_error_of_that_group(ledger: FaultyLedger, book: Book) -> None:
-    """A bug or a damaged file may raise anything. No caller hangs, no settle is lost, and the next group runs."""
-    await granted(book, Reserve("h1", ROOT, 60))
-    ledger.fail("stage", TypeError("a text where a number was expected"))
-    tasks = later(Reserve("h2", ROOT, 1), book=book)
-    await asyncio.sleep(0)
-    book.resolve(Settle("h1", 20))
-    await unavailable(tasks)
-    ledger.fail("commit", RuntimeError("nobody knows"))
-    await unavailable(later(Reserve("h3", ROOT, 1), book=book))
-    ledger.fail("balances", KeyError("n"))
-    with pytest.raises(LedgerUnavailable):
-        await book.balances(ROOT)
-    assert await where(book) == [(20, 0)]
-
-
-async def test_balances_that_cannot_be_read_undo_nothing(ledger: FaultyLedger, book: Book) -> None:
-    """The group before them is on disk and answered: its holds must not be voided under calls that are on their way."""
-    ledger.fail("balances")
-    async with waiting_commit(ledger, book):
-        tasks = later(Reserve("h1", ROOT, 60), book=book)
-        read = asyncio.create_task(book.balances(ROOT))
-        await asyncio.sleep(0)
-    assert await texts(tasks) == ["granted, 40 left"]
-    with pytest.raises(LedgerUnavailable, match="balances failed"):
-        await read
-    assert await where(book) == [(0, 60)]
-    book.resolve(Settle("h1", 60))
-    assert await where(book) == [(60, 0)]
-
-
-class Ticks:
-    """A task beside: as long as it ticks, the loop is free."""
-
-    async def __aenter__(self) -> "Ticks":
-        self.count = 0
-        self._task = asyncio.create_task(self._tick())
-        return self
-
-    async def _tick(self) -> None:
-        while True:
-            self.count += 1
-            await asyncio.sleep(0.001)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-
-
 async def test_a_turn_that_is_not_to_be_had_makes_reserves_unavailable_and_blocks_nothing(
     ledgers: Ledgers, ledger: FaultyLedger
 ) -> None:
@@ -344,91 +197,6 @@ async def test_the_loop_writes_only_what_needs_no_disk(ledgers: Ledgers, durabil
     here = threading.get_ident() in ledger.threads["commit"]
     assert here == (durability == "normal")
     await book.close(5)
-
-
-async def test_a_late_settle_draws_a_new_owner(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
-    """RULES.md L3: somebody took this owner for dead. Its settle is a note, and it goes on under another name."""
-    watcher = ledgers.open("watcher")
-    await granted(book, Reserve("h1", ROOT, 10))
-    owner_file(ledgers.path, "o1").unlink()
-    assert watcher.expire_dead_owners(ledgers.clock()) == 1
-    book.resolve(Settle("h1", 3))
-    await until(lambda: ledger.owner_id == "o2")
-    await granted(book, Reserve("h2", ROOT, 10))
-    assert watcher.expire_dead_owners(ledgers.clock()) == 0
-    book.resolve(Settle("h2", 3))
-    assert await where(book) == [(13, 0)]
-    assert [line.kind for line in journal(ledgers.path)] == ["reserve", "expire", "late", "reserve", "settle"]
-    assert ledger.owner_id == "o2"
-
-
-async def test_several_late_settles_draw_one_new_owner(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
-    """Each that comes late belongs to the old name. The new one lives, and what it holds is not to be expired."""
-    watcher = ledgers.open("watcher")
-    for n in range(3):
-        await granted(book, Reserve(f"old{n}", ROOT, 10))
-    owner_file(ledgers.path, "o1").unlink()
-    assert watcher.expire_dead_owners(ledgers.clock()) == 3
-    for n in range(3):
-        book.resolve(Settle(f"old{n}", 3))
-        await until(lambda: ledger.owner_id == "o2")
-        await granted(book, Reserve(f"new{n}", ROOT, 10))
-        assert watcher.expire_dead_owners(ledgers.clock()) == 0
-    assert ledger.owner_id == "o2"
-    for n in range(3):
-        book.resolve(Settle(f"new{n}", 3))
-    assert await where(book) == [(39, 0)]
-
-
-async def test_a_new_owner_that_cannot_be_registered_undoes_nothing_and_is_tried_again(
-    ledgers: Ledgers, ledger: FaultyLedger, book: Book
-) -> None:
-    watcher = ledgers.open("watcher")
-    await granted(book, Reserve("h1", ROOT, 10))
-    owner_file(ledgers.path, "o1").unlink()
-    watcher.expire_dead_owners(ledgers.clock())
-    ledger.fail("register", times=2)
-    async with waiting_commit(ledger, book):
-        book.resolve(Settle("h1", 3))
-        tasks = later(Reserve("h2", ROOT, 10), book=book)
-        await asyncio.sleep(0)
-    assert await texts(tasks) == ["granted, 80 left"]
-    await until(lambda: ledger.owner_id not in ("", "o1"))
-    (balance,) = await book.balances(ROOT)
-    assert "void" not in {line.kind for line in journal(ledgers.path)}
-    assert (balance.spent, balance.held) == (10, 10)
-
-
-async def test_a_new_owner_is_never_waited_for_in_the_loop(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
-    watcher = ledgers.open("watcher")
-    await granted(book, Reserve("h1", ROOT, 10))
-    ledger.threads.clear()
-    owner_file(ledgers.path, "o1").unlink()
-    watcher.expire_dead_owners(ledgers.clock())
-    book.resolve(Settle("h1", 3))
-    await until(lambda: ledger.owner_id == "o2")
-    assert threading.get_ident() not in ledger.threads["register"]
-
-
-async def test_on_a_full_disk_grants_stop_settles_go_on_and_room_is_noticed(
-    ledgers: Ledgers, ledger: FaultyLedger, book: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RULES.md L8, with a disk that is only said to be full; a real one is in test_sqlite_disk."""
-    room = False
-    monkeypatch.setattr(ledger, "keep_ballast", lambda: room)
-    ballast = ledgers.path.with_name("ledger.db.ballast")
-    assert ballast.exists()
-    await granted(book, Reserve("h1", ROOT, 10))
-    ledger.fail("commit", LedgerFull("the disk is full"))
-    assert await unavailable(later(Reserve("h2", ROOT, 10), book=book)) == ["the disk is full"]
-    assert not ballast.exists()
-    book.resolve(Settle("h1", 7))
-    assert await where(book) == [(7, 0)]
-    assert await unavailable(later(Reserve("h3", ROOT, 10), book=book)) == ["the ledger's disk is full"]
-    assert book.problem is not None
-    room = True
-    await until(lambda: book.problem is None)
-    await granted(book, Reserve("h4", ROOT, 10))
 
 
 async def test_closing_writes_what_waits_and_grants_no_more(ledgers: Ledgers, ledger: FaultyLedger) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli import ROUTES, SCRIPT, answer, environment, gateway, invoke, refusal, tolsey
 from tolsey.cli.main import COMMANDS
-from tolsey.config import TEMPLATE
+from tolsey.cli.template import TEMPLATE
 from tolsey.errors import KeyringError
 from tolsey.store.keyring import Keyring
 from tolsey.token.chain import ADMIN, CAPABILITY

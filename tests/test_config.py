@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tolsey.call import METHODS, parse_pattern
-from tolsey.config import MAX_FILE, MAX_ROUTES, TEMPLATE, Config, Secret, load, problems, same_listener
+from tolsey.cli.template import TEMPLATE
+from tolsey.config import MAX_FILE, MAX_ROUTES, Config, Secret, load, problems, same_listener
 from tolsey.config_lines import Key, dotted, locate, meets
 from tolsey.errors import ConfigError
 from tolsey.token.wire import Limits

@@ -292,7 +292,7 @@ def test_every_section_of_the_config_is_explained(tmp_path: Path) -> None:
 def the_config(file: Path, text: str) -> Config:
     file.write_text(text)
     found = load(file, {"SEARCH_API_KEY": "k"})
-    return Config(**{name: getattr(found, name) for name in Config.__slots__} | {"generation": ""})
+    return Config(**{name: getattr(found, name) for name in Config.__slots__} | {"generation": "", "source": b""})
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -202,6 +202,17 @@ def test_a_wrong_new_config_leaves_the_old_one_running_and_says_so(gateway: Gate
         assert complaint in said
         assert cost(gateway) == "0.01 USD"
         assert gateway.ask("GET", "/readyz", admin=True).status == 200
+    gateway.reload(before.replace("workers = 2", "workers = 3"))
+    assert "a change in [server] takes a restart; the old config goes on" in gateway.said().splitlines()[-1]
+    assert cost(gateway) == "0.01 USD"
+
+    gateway.reload(before.replace("0.01 USD", "cheap"))
+    died = gateway.workers()[0]
+    died.kill()
+    until(lambda: died not in gateway.workers() and len(gateway.workers()) == 2, "another worker is started")
+    until(lambda: gateway.ask("GET", "/readyz", admin=True).status == 200, "it is ready, with the old config")
+    assert {cost(gateway) for _ in range(20)} == {"0.01 USD"}
+
     gateway.file.unlink()
     until(lambda: "cannot be read" in gateway.said(), "the gateway misses its config")
     assert cost(gateway) == "0.01 USD"

@@ -332,9 +332,11 @@ def test_disclose_none_hides_the_figures_of_the_accounts_above(gateway: Gateway)
         above = refused(gateway.ask("GET", "/search?refused", token=worker), 402, "budget_exhausted")
         own = refused(gateway.ask("GET", "/search?refused", token=poor), 402, "budget_exhausted")
         itself = refused(gateway.ask("GET", "/search?refused", token=team), 402, "budget_exhausted")
+        served = gateway.ask("GET", "/search", token=child_of(gateway.token(), "label = worker v"))
 
         assert (above["link"]["label"], above["unit"]) == ("team", "USD")
         assert not {"limit", "spent", "held", "remaining"} & set(above)
+        assert (served.status, served.all("tolsey-remaining")) == (200, [])
         assert (own["limit"], own["spent"], own["held"], own["remaining"]) == ("0.001", "0", "0", "0.001")
         assert (itself["limit"], itself["spent"], itself["remaining"]) == ("0.01", "0.01", "0")
         assert [account["label"] for account in gateway.accounts(worker)] == ["worker"]

@@ -155,3 +155,22 @@ def assert_every_call_is_accounted_for(entries: list[Entry], seen: list[str], lo
     assert set(load.answers.values()) == {0, 200, 402}
     kinds = Counter(entry.kind for entry in entries)
     assert kinds["expire"] > ROUNDS, "the kills met calls in flight"
+
+
+async def test_a_worker_dies_while_the_config_on_disk_is_wrong(tmp_path: Path) -> None:
+    """No new worker can start on it, and the gateway lives to see it put right."""
+    with swarm.upstream(tmp_path) as upstream:
+        async with swarm.serving(swarm.lay_out(tmp_path, upstream.port, workers=1)) as gateway:
+            token = gateway.mint("label = team n1", "budget = 1 USD")
+            good = gateway.file.read_text()
+            gateway.file.write_text(f"{good}\nnonsense")
+            await swarm.until(lambda: "the old one goes on" in gateway.said(), "it is refused")
+            assert (await swarm.one(gateway.port, token, swarm.ITEM)).status == 200
+            gateway.workers()[0].kill()
+            await swarm.until(lambda: '"status": 1,' in gateway.said(), "a new worker refuses it too")
+            gateway.file.write_text(good)
+            await swarm.until(lambda: "config reloaded" in gateway.said(), "it is taken up")
+            await swarm.until(lambda: swarm.answers(gateway.port), "a new worker starts")
+            assert (await swarm.one(gateway.port, token, swarm.ITEM)).status == 200
+            await gateway.stop()
+            gateway.fsck()

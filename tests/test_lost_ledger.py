@@ -113,7 +113,7 @@ async def test_a_lost_ledger_is_refused_until_that_is_accepted(
                 said = await refused(gateway)
                 assert message in said
                 assert "every budget would be fresh again" in said
-                assert "put the right ledger back, or start with --accept-lost-spend REASON" in said
+                assert "put the right ledger back, or start with `tolsey serve --accept-lost-spend REASON`" in said
             await gateway.start(accept_lost_spend=REASON)
             assert await spend(gateway, token, 1) == [then]
             await gateway.stop()

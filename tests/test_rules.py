@@ -1,22 +1,15 @@
-"""The rules of the ledger as tables: one line an event, its outcome last.
-
-    root 100 / team 50          the accounts that the lines below are about, root first; `-` is no limit
-    reserve h1 10 -> …          on all of them; `reserve h1 10 @team` on the chain that ends in team
-    settle h1 7 -> …            void h1, expire h1, open
-    team? -> …                  where an account stands
-    journal? -> …               what was written since the last time
+"""The rules of the ledger as tables: one line an event, its outcome last. How to read one is written in `tables.py`.
 
 Each table runs three times: on the rules alone, on a ledger in a file, and on two ledgers on one file that take turns.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import cycle
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from tests.ledgers import Ledgers, database, number, purse, say
+from tests.ledgers import Ledgers, purse
+from tests.tables import OnDisk, Player, RulesAlone, lines_of, play
 from tolsey.ledger.rules import (
     MAX_OPEN_HOLDS,
     Balance,
@@ -28,68 +21,13 @@ from tolsey.ledger.rules import (
     Granted,
     Kind,
     Open,
-    Outcome,
     Reserve,
     Settle,
     Void,
     apply,
 )
 from tolsey.testing import NOON
-from tolsey.token.chain import Account
 from tolsey.units import MAX_NANO
-
-
-class Player(Protocol):
-    """What a table is played on."""
-
-    def play(self, event: Event) -> Outcome: ...
-
-    def stand(self, account: Account) -> Balance: ...
-
-    def written(self) -> Iterator[str]: ...
-
-
-class RulesAlone:
-    def __init__(self) -> None:
-        self._books = Books()
-
-    def play(self, event: Event) -> Outcome:
-        return apply(self._books, event, at=NOON, owner=1)
-
-    def stand(self, account: Account) -> Balance:
-        return self._books.balances.get((account.id, account.unit), Balance(account))
-
-    def written(self) -> Iterator[str]:
-        entries, self._books.entries = self._books.entries, []
-        for entry in entries:
-            yield _line(entry.kind, entry.hold, entry.amount, entry.note)
-
-
-class OnDisk:
-    def __init__(self, ledgers: Ledgers, workers: int) -> None:
-        self._ledgers = ledgers
-        self._turn = cycle([ledgers.open(f"worker {n}") for n in range(workers)])
-        self._read = 0
-
-    def play(self, event: Event) -> Outcome:
-        (outcome,) = next(self._turn).run([event], NOON)
-        return outcome
-
-    def stand(self, account: Account) -> Balance:
-        (balance,) = next(self._turn).balances([account])
-        return balance
-
-    def written(self) -> Iterator[str]:
-        with database(self._ledgers.path) as db:
-            rows = db.execute("SELECT n, kind, hold, amount, note FROM entry WHERE n > ? ORDER BY n", (self._read,))
-            for self._read, *entry in rows:
-                yield _line(*entry)
-
-
-def _line(kind: str, hold: str | None, amount: int, note: str) -> str:
-    return " ".join(
-        word for word in (str(kind), hold, str(amount) if hold else "", f"({note})" if note else "") if word
-    )
 
 
 @pytest.fixture(params=["rules alone", "one ledger", "two ledgers"])
@@ -101,55 +39,20 @@ def player(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Player]:
         yield OnDisk(ledgers, 1 if request.param == "one ledger" else 2)
 
 
-Play = Callable[[str], None]
+Check = Callable[[str], None]
 
 
 @pytest.fixture
-def check(player: Player) -> Play:
+def check(player: Player) -> Check:
     """Plays a table and compares it, line by line, with what came of it."""
 
     def check(table: str) -> None:
-        lines = [" ".join(line.split()) for line in table.splitlines() if line.strip()]
-        chains: dict[str, tuple[Account, ...]] = {}
-        assert list(_played(player, lines, chains)) == lines
+        assert list(play(player, lines_of(table))) == lines_of(table)
 
     return check
 
 
-def _played(player: Player, lines: list[str], chains: dict[str, tuple[Account, ...]]) -> Iterator[str]:
-    leaf = ""
-    for line in lines:
-        told = line.partition(" -> ")[0]
-        match told.split():
-            case [question] if question.endswith("?") and question != "journal?":
-                balance = player.stand(chains[question[:-1]][-1])
-                yield (
-                    f"{told} -> {balance.spent} spent, {balance.held} held, {balance.calls} calls, {balance.open} open"
-                )
-            case ["journal?"]:
-                yield f"{told} -> {', '.join(player.written()) or 'nothing'}"
-            case ["reserve", hold, amount]:
-                yield f"{told} -> {say(player.play(Reserve(hold, chains[leaf], number(amount))))}"
-            case ["reserve", hold, amount, at]:
-                yield f"{told} -> {say(player.play(Reserve(hold, chains[at[1:]], number(amount))))}"
-            case ["settle", hold, amount]:
-                yield f"{told} -> {say(player.play(Settle(hold, number(amount))))}"
-            case ["void", hold]:
-                yield f"{told} -> {say(player.play(Void(hold)))}"
-            case ["expire", hold]:
-                yield f"{told} -> {say(player.play(Expire(hold)))}"
-            case ["open"]:
-                yield f"{told} -> {say(player.play(Open(chains[leaf][-1])))}"
-            case [*words]:
-                unit = words.pop() if words[-1] in ("USD", "sat") else "USD"
-                accounts = purse(" ".join(words), unit)
-                for depth, account in enumerate(accounts, start=1):
-                    leaf = account.id if unit == "USD" else f"{account.id}.{unit}"
-                    chains[leaf] = accounts[:depth]
-                yield line
-
-
-def test_a_call_is_held_and_settled_on_every_account_above_it(check: Play) -> None:
+def test_a_call_is_held_and_settled_on_every_account_above_it(check: Check) -> None:
     check("""
         root 100 / team 50 / worker 10
         worker?            -> 0 spent, 0 held, 0 calls, 0 open
@@ -169,7 +72,7 @@ def test_a_call_is_held_and_settled_on_every_account_above_it(check: Play) -> No
     """)
 
 
-def test_what_is_left_is_the_least_on_the_chain(check: Play) -> None:
+def test_what_is_left_is_the_least_on_the_chain(check: Check) -> None:
     check("""
         root 10 / team 50 / worker 40
         reserve h1 3 -> granted, 7 left
@@ -179,7 +82,7 @@ def test_what_is_left_is_the_least_on_the_chain(check: Play) -> None:
     """)
 
 
-def test_exactly_at_the_limit_and_one_above(check: Play) -> None:
+def test_exactly_at_the_limit_and_one_above(check: Check) -> None:
     check("""
         root 100
         reserve h1 101 -> root is short: 0 spent, 0 held of 100
@@ -193,7 +96,7 @@ def test_exactly_at_the_limit_and_one_above(check: Play) -> None:
     """)
 
 
-def test_a_shortfall_names_the_first_from_the_root_as_it_stands(check: Play) -> None:
+def test_a_shortfall_names_the_first_from_the_root_as_it_stands(check: Check) -> None:
     check("""
         root 100 / team 50 / worker 10
         reserve h1 200       -> root is short: 0 spent, 0 held of 100
@@ -211,7 +114,7 @@ def test_a_shortfall_names_the_first_from_the_root_as_it_stands(check: Play) -> 
     """)
 
 
-def test_all_accounts_or_none(check: Play) -> None:
+def test_all_accounts_or_none(check: Check) -> None:
     check("""
         root 100 / team 50 / worker 10
         reserve h1 11 -> worker is short: 0 spent, 0 held of 10
@@ -224,7 +127,7 @@ def test_all_accounts_or_none(check: Play) -> None:
     """)
 
 
-def test_siblings_share_what_is_above_them(check: Play) -> None:
+def test_siblings_share_what_is_above_them(check: Check) -> None:
     check("""
         root 10 / b 8
         root 10 / a 8
@@ -240,7 +143,7 @@ def test_siblings_share_what_is_above_them(check: Play) -> None:
     """)
 
 
-def test_settling_less_returns_the_rest(check: Play) -> None:
+def test_settling_less_returns_the_rest(check: Check) -> None:
     check("""
         root 100 / team 10
         reserve h1 10 -> granted, 0 left
@@ -253,7 +156,7 @@ def test_settling_less_returns_the_rest(check: Play) -> None:
     """)
 
 
-def test_settling_more_than_is_held_is_a_conflict_and_changes_nothing(check: Play) -> None:
+def test_settling_more_than_is_held_is_a_conflict_and_changes_nothing(check: Check) -> None:
     check("""
         root 100
         reserve h1 10 -> granted, 90 left
@@ -266,7 +169,7 @@ def test_settling_more_than_is_held_is_a_conflict_and_changes_nothing(check: Pla
     """)
 
 
-def test_a_void_returns_everything_and_counts_no_call(check: Play) -> None:
+def test_a_void_returns_everything_and_counts_no_call(check: Check) -> None:
     check("""
         root 100 / team 10
         reserve h1 10 -> granted, 0 left
@@ -278,7 +181,7 @@ def test_a_void_returns_everything_and_counts_no_call(check: Play) -> None:
     """)
 
 
-def test_an_expired_hold_is_settled_as_held(check: Play) -> None:
+def test_an_expired_hold_is_settled_as_held(check: Check) -> None:
     check("""
         root 100 / team 10
         reserve h1 10 -> granted, 0 left
@@ -294,7 +197,7 @@ RESOLUTIONS = {"settle h1 10": "settle 10", "settle h1 4": "settle 4", "void h1"
 
 @pytest.mark.parametrize("first", RESOLUTIONS)
 @pytest.mark.parametrize("second", RESOLUTIONS)
-def test_a_hold_is_resolved_once(check: Play, first: str, second: str) -> None:
+def test_a_hold_is_resolved_once(check: Check, first: str, second: str) -> None:
     """The same again has the same outcome; anything else comes late, leaves a note and changes nothing."""
     done = RESOLUTIONS[first]
     kind, amount = done.split()
@@ -316,7 +219,7 @@ def test_a_hold_is_resolved_once(check: Play, first: str, second: str) -> None:
     """)
 
 
-def test_the_same_reserve_again_is_the_same_hold(check: Play) -> None:
+def test_the_same_reserve_again_is_the_same_hold(check: Check) -> None:
     check("""
         root 100 / team 10
         reserve h1 6 -> granted, 4 left
@@ -331,7 +234,7 @@ def test_the_same_reserve_again_is_the_same_hold(check: Play) -> None:
     """)
 
 
-def test_the_same_id_with_other_contents_is_a_conflict(check: Play) -> None:
+def test_the_same_id_with_other_contents_is_a_conflict(check: Check) -> None:
     check("""
         root 100 / team 10 / worker -
         root 100 / other -
@@ -346,7 +249,7 @@ def test_the_same_id_with_other_contents_is_a_conflict(check: Play) -> None:
     """)
 
 
-def test_a_hold_that_nobody_made_is_unknown(check: Play) -> None:
+def test_a_hold_that_nobody_made_is_unknown(check: Check) -> None:
     check("""
         root 100
         settle h1 1 -> unknown
@@ -356,7 +259,7 @@ def test_a_hold_that_nobody_made_is_unknown(check: Play) -> None:
     """)
 
 
-def test_an_account_without_a_limit_only_counts(check: Play) -> None:
+def test_an_account_without_a_limit_only_counts(check: Check) -> None:
     check("""
         root - / team 10 / worker -
         reserve h1 11        -> team is short: 0 spent, 0 held of 10
@@ -370,7 +273,7 @@ def test_an_account_without_a_limit_only_counts(check: Play) -> None:
     """)
 
 
-def test_two_units_never_mix(check: Play) -> None:
+def test_two_units_never_mix(check: Check) -> None:
     check("""
         root 10 / team 5 sat
         root 100 / team 50 USD
@@ -387,7 +290,7 @@ def test_two_units_never_mix(check: Play) -> None:
     """)
 
 
-def test_the_smallest_and_the_largest_amounts(check: Play) -> None:
+def test_the_smallest_and_the_largest_amounts(check: Check) -> None:
     check("""
         nothing 0
         reserve h1 1     -> nothing is short: 0 spent, 0 held of 0
@@ -400,7 +303,7 @@ def test_the_smallest_and_the_largest_amounts(check: Play) -> None:
     """)
 
 
-def test_a_sum_never_overflows(check: Play) -> None:
+def test_a_sum_never_overflows(check: Check) -> None:
     check("""
         root MAX / team -
         reserve h1 MAX-1 -> granted, 1 left
@@ -417,7 +320,7 @@ def test_a_sum_never_overflows(check: Play) -> None:
     """)
 
 
-def test_an_account_that_the_ledger_knows_otherwise_is_a_conflict(check: Play) -> None:
+def test_an_account_that_the_ledger_knows_otherwise_is_a_conflict(check: Check) -> None:
     check("""
         root 100 / team 50
         reserve h1 5 -> granted, 45 left
@@ -441,7 +344,7 @@ def test_an_account_that_the_ledger_knows_otherwise_is_a_conflict(check: Play) -
     """)
 
 
-def test_a_minted_account_is_opened_before_its_first_call(check: Play) -> None:
+def test_a_minted_account_is_opened_before_its_first_call(check: Check) -> None:
     check("""
         root 100
         open         -> granted, 100 left
@@ -461,7 +364,7 @@ def test_a_minted_account_is_opened_before_its_first_call(check: Play) -> None:
     """)
 
 
-def test_open_holds_have_a_limit_for_each_link(check: Play) -> None:
+def test_open_holds_have_a_limit_for_each_link(check: Check) -> None:
     """Exactly on the edge. Only the holds of the Link at the end of the chain count, not those of its children."""
     many = "\n".join(f"reserve a{n} 1 @a -> granted" for n in range(MAX_OPEN_HOLDS - 1))
     check(f"""
@@ -485,7 +388,7 @@ def test_open_holds_have_a_limit_for_each_link(check: Play) -> None:
     """)
 
 
-def test_being_short_is_said_before_having_too_many_holds(check: Play) -> None:
+def test_being_short_is_said_before_having_too_many_holds(check: Check) -> None:
     many = "\n".join(f"reserve a{n} 1 -> granted, {MAX_OPEN_HOLDS + 9 - n} left" for n in range(MAX_OPEN_HOLDS))
     check(f"""
         root {MAX_OPEN_HOLDS + 10}

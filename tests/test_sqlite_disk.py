@@ -21,7 +21,7 @@ import pytest
 
 from tests.ledgers import DEADLINE_SECONDS, Ledgers, database, journal, purse, say, stands
 from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
-from tolsey.ledger.rules import Granted, Outcome, Reserve, Settle, Void
+from tolsey.ledger.rules import Granted, Reserve, Settle, Void
 from tolsey.store import sqlite, sqlite_file
 from tolsey.store.book import Book
 from tolsey.store.keyring import Keyring, check_ledger
@@ -390,7 +390,3 @@ def test_where_no_mounts_are_to_be_seen_any_file_system_will_do(monkeypatch: pyt
 
     monkeypatch.setattr(sqlite_file, "open", missing, raising=False)
     check_file_system(Path("/anywhere/ledger.db"))
-
-
-def outcomes(found: list[Outcome]) -> list[str]:
-    return [say(outcome) for outcome in found]

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -133,11 +133,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole config. `file` and `keys` (the keyring) are absolute, `generation` is 12 hex digits of its SHA-256.
+    """A whole config. `file` and `keys` (the keyring) are absolute, `source` is the file's bytes as they were read, and
+    `generation` 12 hex digits of their SHA-256.
     `routes` are in file order, and the first that matches wins; `warnings` name those that an earlier one covers.
     """
 
     file: Path
+    source: bytes = field(repr=False)
     generation: str
     server: Server
     admin: Admin
@@ -151,7 +153,15 @@ class Config:
 
 def load(path: Path, env: Mapping[str, str]) -> Config:
     """Read a config; `env` is where `${VAR}` comes from. Raises the first `ConfigError` in file order."""
-    found = _read(path, env)
+    return _or_raise(_read(path, env))
+
+
+def parse(data: bytes, path: Path, env: Mapping[str, str]) -> Config:
+    """As `load`, for the bytes of a file that was read before: what a config has in `source`."""
+    return _or_raise(_parse(data, path, env))
+
+
+def _or_raise(found: "Config | list[ConfigError]") -> "Config":
     if isinstance(found, Config):
         return found
     raise found[0]
@@ -171,6 +181,11 @@ def _read(path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         return [ConfigError(f"cannot be read: {reason or 'bad file name'}", file=file)]
+    return _parse(data, path, env)
+
+
+def _parse(data: bytes, path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
+    file = str(path)
     if len(data) > MAX_FILE:
         return [ConfigError(f"is larger than {MAX_FILE} bytes", file=file)]
     try:
@@ -185,7 +200,7 @@ def _read(path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
         return [ConfigError("is not TOML: a number is too long, or arrays are nested too deep", file=file)]
     found = Problems(file, lines.locate(text))
     reader = _Reader(found, Table(found, (), document), env)
-    config = reader.config(Path(os.path.abspath(path)), sha256(data).hexdigest()[:12])
+    config = reader.config(Path(os.path.abspath(path)), data)
     return found.in_order() or config
 
 
@@ -204,7 +219,7 @@ class _Reader:
         self.document = document
         self.env = env
 
-    def config(self, file: Path, generation: str) -> Config:
+    def config(self, file: Path, source: bytes) -> Config:
         document = self.document
         server = self.server(document.table("server"))
         admin = self.admin(document.table("admin"), server)
@@ -219,7 +234,8 @@ class _Reader:
         routes = tuple(self.route(table, names, server) for table in document.tables("route", MAX_ROUTES))
         document.done()
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
-        return Config(file, generation, server, admin, keyring, ledger, limits, upstreams, routes, warnings)
+        generation = sha256(source).hexdigest()[:12]
+        return Config(file, source, generation, server, admin, keyring, ledger, limits, upstreams, routes, warnings)
 
     def server(self, table: Table) -> Server:
         server = Server(
@@ -253,9 +269,9 @@ class _Reader:
 
     def limits(self, table: Table) -> Limits:
         values = {}
-        for field in fields(Limits):
-            most: int = getattr(LIMITS, field.name)
-            values[field.name] = table.read(field.name, whole(0 if field.name == "discharges" else 1, most), most)
+        for limit in fields(Limits):
+            most: int = getattr(LIMITS, limit.name)
+            values[limit.name] = table.read(limit.name, whole(0 if limit.name == "discharges" else 1, most), most)
         table.done()
         return Limits(**values)
 
@@ -412,38 +428,3 @@ def overlaps(routes: Sequence[Route], file: str) -> tuple[str, ...]:
                 first = f"{shown(earlier.pattern.text)} in line {earlier.line} comes first"
                 warnings.append(f"{file}:{route.line}: route[{number}] {shown(route.pattern.text)}: {what}: {first}")
     return tuple(warnings)
-
-
-TEMPLATE: Final = """\
-# Tolsey's config. `tolsey check` says what is wrong with it, and where.
-# Relative paths are relative to this file. Unknown keys are errors.
-
-[server]
-host = "127.0.0.1"
-port = 8402
-workers = 1
-mode = "enforce"                       # the default for routes; "public": no token, no price
-
-[admin]                                # its API and dashboard, never on the data port
-host = "127.0.0.1"
-port = 8403
-
-[keys]
-path = "data/keys"                     # the keyring; mode 0600
-
-[ledger]
-url = "sqlite:///data/ledger.db"
-durability = "full"                    # on disk before forwarding; "normal" may lose the last calls in a power cut
-
-# [[upstream]]
-# name = "search"
-# url = "http://127.0.0.1:9000"
-# headers = { Authorization = "Bearer ${SEARCH_API_KEY}" }     # from the environment; never shown to agents
-
-# [[route]]
-# path = "/api/v1/search"              # `*` is one segment, a final `/*` all that is below
-# methods = ["GET"]                    # ["*"] is every method
-# upstream = "search"
-# price = "0.01 USD"
-"""
-"""What `tolsey init` writes: every key of it has its default, and there is no route yet."""

@@ -96,7 +96,7 @@ def _refuse(reason: str | None) -> None:
     if reason is not None:
         raise LedgerRefused(
             f"{reason}. Used like this, every budget would be fresh again: put the right ledger back, or start with"
-            " --accept-lost-spend REASON"
+            " `tolsey serve --accept-lost-spend REASON`"
         )
 
 

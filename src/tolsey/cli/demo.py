@@ -173,7 +173,9 @@ def run(console: Console) -> dict[str, Any]:
             console.print(f"  http://127.0.0.1:{demo.port}   /api/v1/search costs {PRICE} a call", highlight=False)
             happened = _story(demo)
         demo.say("The gateway has stopped; its journal is recomputed")
-        happened["fsck"] = demo.tolsey("fsck", "--json")
+        happened["fsck"] = checked = demo.tolsey("fsck", "--json")
+        if checked.get("difference") is not None or "code" in checked:
+            raise TolseyError(f"fsck found a difference: {checked}")
         console.print("  every balance is what its entries add up to", highlight=False)
     happened["seconds"] = round(time.monotonic() - began, 1)
     console.print(

@@ -31,7 +31,8 @@ def serve(
 ) -> None:
     """Run the gateway until it is told to stop. SIGTERM lets the calls under way finish.
 
-    The log is on standard error: JSON, but on a terminal plain text. A change of the config file, or SIGHUP, reloads
+    Each served call is a line of JSON on standard output. What the gateway itself does is said on standard error: JSON,
+    but on a terminal plain text. A change of the config file, or SIGHUP, reloads
     the routes; a wrong one leaves the old ones in use.
     """
     from tolsey.cli.place import find_config
@@ -53,5 +54,5 @@ def demo(json: Json = False) -> None:
 
     from tolsey.cli.demo import run
 
-    happened = run(Console(quiet=json))
+    happened = run(Console(quiet=json, soft_wrap=True))
     emit(json, happened, lambda: None)

@@ -35,6 +35,9 @@ resolved.
 WAL_BYTES = 8 * 1024 * 1024
 """A checkpoint is taken when the WAL is larger than this."""
 
+FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits")
+"""What a reload cannot change; of `server` only where and with how many workers it listens."""
+
 READY_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
 """How long to wait before starting a worker again that never became ready."""
@@ -66,9 +69,9 @@ class Child:
                 str(config.file),
                 config.server.host,
                 str(port),
-                str(config_number),
                 stdin=theirs.fileno(),
             )
+        self.tell(config, config_number)
         self._follower = asyncio.create_task(self._follow(reader), name=f"worker {self.number}")
 
     async def _follow(self, reader: asyncio.StreamReader) -> None:
@@ -81,10 +84,11 @@ class Child:
                 self.problem = message["problem"]
         self.ready.clear()
 
-    def tell(self, line: str) -> None:
-        """Send one command. One that is not started yet will begin with what it would say."""
+    def tell(self, config: Config, config_number: int) -> None:
+        """Send the config to use, as it was accepted here. A worker that is not started yet will begin with it."""
         if self._writer is not None:
-            self._writer.write(line.encode("ascii") + b"\n")
+            message = {"config": config.source.decode("utf-8"), "number": config_number}
+            self._writer.write(msgspec.json.encode(message) + b"\n")
 
     def close(self) -> None:
         """Let go of the control socket: a worker that still lives ends itself."""
@@ -221,27 +225,24 @@ class Supervisor:
 
     def _reload(self) -> None:
         """Take up a changed config; one that is wrong leaves the old one running and says so."""
-        found = problems(self.config.file, os.environ)
-        if found:
-            for problem in found:
-                self._log.error("the new config is refused; the old one goes on", error=str(problem))
-            return
         try:
             config = load(self.config.file, os.environ)
-        except ConfigError as error:
-            # It changed again between the two readings.
-            self._log.error("the new config is refused; the old one goes on", error=str(error))
+        except ConfigError as first:
+            for problem in problems(self.config.file, os.environ) or [first]:
+                self._log.error("the new config is refused; the old one goes on", error=str(problem))
             return
-        for name in ("server", "admin", "keys", "ledger"):
-            if _fixed(config, name) != _fixed(self.config, name):
-                self._log.warning("a change in this section takes a restart", section=name)
+        fixed = [name for name in FIXED_SECTIONS if _fixed(config, name) != _fixed(self.config, name)]
+        if fixed:
+            sections = ", ".join(f"[{name}]" for name in fixed)
+            self._log.error(f"a change in {sections} takes a restart; the old config goes on")
+            return
         try:
             self._config_number = self._ledger.number_config(config.generation, time.time_ns())
         except LedgerUnavailable as error:
             self._log.error("the new config cannot be recorded; the old one goes on", error=error.detail)
             return
         for child in self._children:
-            child.tell(f"reload {self._config_number}")
+            child.tell(config, self._config_number)
         self.config = config
         self._log.info("config reloaded", generation=config.generation, routes=len(config.routes))
         for warning in config.warnings:

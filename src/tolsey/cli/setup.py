@@ -81,7 +81,7 @@ def _new_directory(directory: Path) -> Path:
 
 def _make(directory: Path) -> "Keyring":
     """Write the files; what was begun is taken back if a step fails."""
-    from tolsey.config import TEMPLATE
+    from tolsey.cli.template import TEMPLATE
     from tolsey.store.keyring import Keyring
 
     data = directory / "data"

@@ -1,9 +1,10 @@
 """One worker: a process that serves the data port. Started by `tolsey serve`, never by hand.
 
-    python -m tolsey.cli.worker CONFIG HOST PORT CONFIG_NUMBER
+    python -m tolsey.cli.worker CONFIG HOST PORT
 
-Standard input is a socket to the supervisor: it sends `reload N`, and its end of file means that it is gone, and then
-this process must be gone too. What this process sends are JSON lines: `{"ready": true}` and `{"problem": …}`.
+Standard input is a socket to the supervisor, with JSON lines both ways. The supervisor sends the config to use, first
+and at every reload, as it accepted it: `{"config": …, "number": …}`. This process sends `{"ready": true}` and
+`{"problem": …}`. The end of file means that the supervisor is gone, and then this process must be gone too.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ import uvloop
 
 from tolsey.cli import logs
 from tolsey.cli.assemble import hold_ids, reopen_ledger, routes_of
-from tolsey.config import Config, load
+from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.log import CallLog
@@ -43,21 +44,61 @@ SETTLE_SECONDS = 5.0
 """How long settling may take once the last call is over."""
 
 
+class Message(msgspec.Struct):
+    """What the supervisor sends: a config that it accepted, and its number in the ledger."""
+
+    config: str
+    number: int
+
+
+class Control:
+    """The socket to the supervisor, with a JSON line for each message."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._socket = control
+        self._buffer = b""
+
+    def fileno(self) -> int:
+        """The descriptor, to wait on."""
+        return self._socket.fileno()
+
+    def first(self) -> Message:
+        """The first message. Blocks."""
+        while not (found := self.more()):
+            pass
+        return found[-1]
+
+    def more(self) -> list[Message]:
+        """The messages that are whole, after reading once."""
+        piece = self._socket.recv(65536)
+        if not piece:
+            # The supervisor is gone. Its end is this process's: what was in flight is found by the next one.
+            os._exit(1)
+        *lines, self._buffer = (self._buffer + piece).split(b"\n")
+        return [msgspec.json.decode(line, type=Message) for line in lines]
+
+    def tell(self, **message: object) -> None:
+        """Send one line to the supervisor."""
+        self._socket.sendall(msgspec.json.encode(message) + b"\n")
+
+
 class Worker:
     """The parts of one worker and their life."""
 
-    def __init__(self, file: Path, config_number: int, control: socket.socket) -> None:
+    def __init__(self, file: Path, control: "Control") -> None:
         self._file = file
-        self._config_number = config_number
         self._control = control
         self._log = logs.configure()
-        self._config: Config = load(file, os.environ)
+        self._config, self._config_number = self._read(control.first())
         self._keys = LiveKeyring(Keyring.open(self._config.keys), self._forget)
         self._ledger: SqliteLedger
         self._book: Book
         self._passage: Passage
         self._calls: CallLog
         self._told: str | None = None
+
+    def _read(self, message: Message) -> tuple[Config, int]:
+        return parse(message.config.encode("utf-8"), self._file, os.environ), message.number
 
     def _forget(self) -> None:
         self._passage.verifier.memory.forget()
@@ -106,47 +147,41 @@ class Worker:
         for upstream in {route.upstream for route in self._passage.routes.all}:
             upstream.close()
 
-    def tell(self, **message: object) -> None:
-        """Send one line to the supervisor."""
-        self._control.sendall(msgspec.json.encode(message) + b"\n")
-
     def _look(self) -> None:
         self._keys.refresh(time.time_ns())
         problem = self._book.problem or self._keys.problem
         if problem != self._told:
             self._told = problem
-            self.tell(problem=problem)
+            self._control.tell(problem=problem)
         asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _command(self) -> None:
-        line = self._control.recv(4096)
-        if not line:
-            # The supervisor is gone. Its end is this process's: what was in flight is found by the next one.
-            os._exit(1)
-        words = line.split()
-        if words[:1] == [b"reload"]:
-            self._reload(int(words[-1]))
+        for message in self._control.more():
+            self._reload(message)
 
-    def _reload(self, config_number: int) -> None:
+    def _reload(self, message: Message) -> None:
         try:
-            config = load(self._file, os.environ)
+            config, number = self._read(message)
         except TolseyError as error:
             self._log.error("the new config is refused; the old one goes on", error=str(error))
             return
+        before = {route.upstream for route in self._passage.routes.all}
         self._passage.routes = routes_of(config)
         self._passage.trusted_proxies = config.server.trusted_proxies
         self._passage.disclose_chain = config.server.disclose == "chain"
-        self._ledger.config = config_number
-        # Calls under way keep their old upstream, whose connections close when the last of them is over.
+        self._ledger.config = number
+        for upstream in before:
+            # Calls under way go on over it; a connection closes when its call is over.
+            upstream.close()
 
 
-async def _serve(worker: Worker, host: str, port: int) -> None:
+async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
     server = HttpServer(Gateway(await worker.start()))
     await server.listen(host, port)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    worker.tell(ready=True)
+    control.tell(ready=True)
     await stopping.wait()
     await server.drain(DRAIN_SECONDS)
     await worker.stop()
@@ -154,14 +189,12 @@ async def _serve(worker: Worker, host: str, port: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one worker until it is told to stop. Returns its exit status."""
-    file, host, port, number = arguments
-    control = socket.socket(fileno=os.dup(0))
-    control.setblocking(True)
+    file, host, port = arguments
+    control = Control(socket.socket(fileno=os.dup(0)))
     try:
-        worker = Worker(Path(file), int(number), control)
-        uvloop.run(_serve(worker, host, int(port)))
+        uvloop.run(_serve(Worker(Path(file), control), control, host, int(port)))
     except TolseyError as error:
-        control.sendall(msgspec.json.encode({"failed": str(error)}) + b"\n")
+        control.tell(failed=str(error))
         return 1
     return 0
 

@@ -126,8 +126,7 @@ async def _own(passage: Passage, request: Request, client: Client) -> None:
 
 
 def _balance(chain: Chain, balances: list[Balance], disclose_chain: bool) -> dict[str, object]:
-    own = {budget.prefix_id for budget in chain.budgets if budget.link == len(chain.links) - 1}
-    own.add(chain.links[-1].prefix_id)
+    own = chain.own_accounts()
     ends = [term.meaning.at for term in chain.terms if isinstance(term.meaning, Expires)]
     return {
         "prefix_id": chain.prefix_ids[-1],

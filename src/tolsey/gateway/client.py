@@ -27,7 +27,7 @@ class Cut(StrEnum):
     """Why a call was cancelled from this side."""
 
     DISCONNECTED = "the client went away"
-    SILENT = "nothing moved for too long"
+    SILENT = "nothing moved for too long, upstream or downstream"
     TOO_LONG = "the call took longer than an hour"
 
 

@@ -13,6 +13,7 @@ import msgspec
 from tolsey.errors import Refusal
 
 FLUSH_SECONDS: Final = 0.2
+REFUSAL_SECONDS: Final = 1.0
 ATOMIC_BYTES: Final = 4096
 """A write of at most this many bytes to a pipe is not mixed with another worker's (POSIX, PIPE_BUF)."""
 MAX_REFUSAL_KEYS: Final = 1024
@@ -60,12 +61,17 @@ class CallLog:
         key = (refusal.prefix_id or "", refusal.code)
         if key not in self._refusals and len(self._refusals) >= MAX_REFUSAL_KEYS:
             key = ("", refusal.code)
+        if not self._refusals:
+            self._loop.call_later(REFUSAL_SECONDS, self._total)
         self._refusals[key] = self._refusals.get(key, 0) + 1
-        self._arm()
 
     def flush(self) -> None:
         """Write everything now."""
-        self._armed = False
+        self._total()
+        self._write_lines()
+
+    def _total(self) -> None:
+        """Turn the refusals counted since the last time into lines."""
         for (prefix_id, code), count in self._refusals.items():
             total = {
                 "event": "refused",
@@ -76,6 +82,11 @@ class CallLog:
             }
             self._lines.append(self._encode(total))
         self._refusals.clear()
+        if self._lines:
+            self._arm()
+
+    def _write_lines(self) -> None:
+        self._armed = False
         lines, self._lines = self._lines, []
         piece = bytearray()
         for line in lines:
@@ -89,4 +100,4 @@ class CallLog:
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            self._loop.call_later(FLUSH_SECONDS, self.flush)
+            self._loop.call_later(FLUSH_SECONDS, self._write_lines)

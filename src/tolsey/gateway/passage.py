@@ -144,7 +144,7 @@ class Passage:
     def _refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
         match outcome:
             case Shortfall(account, spent, held):
-                shown = self.disclose_chain or account == cleared.purse[-1]
+                shown = self.disclose_chain or account.id in cleared.chain.own_accounts()
                 return Refusal(
                     "budget_exhausted",
                     f"{account.label or 'an account'} cannot pay {cleared.price}",
@@ -204,7 +204,7 @@ class Passage:
             if client.cut is None or client.cut is Cut.DISCONNECTED:
                 raise
             _uncancel()
-            refusal = Refusal("upstream_timeout", "the upstream was silent for too long")
+            refusal = Refusal("upstream_timeout", record.note)
         finally:
             self._settle(record, cleared, granted, cost, exchanging is not None and exchanging.sent)
         if refusal is not None:
@@ -239,8 +239,10 @@ class Passage:
         headers += _hold_header(record)
         if record.cost is not None:
             headers.append((b"tolsey-cost", record.cost.encode("ascii")))
-            if granted is not None and granted.remaining is not None and route.tariff is not None:
-                remaining = f"{format_nano(granted.remaining)} {route.tariff.price.unit}"
+            left = None if granted is None else granted.remaining
+            # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
+            if left is not None and route.tariff is not None and self.disclose_chain:
+                remaining = f"{format_nano(left)} {route.tariff.price.unit}"
                 headers.append((b"tolsey-remaining", remaining.encode("ascii")))
         return headers
 

@@ -120,6 +120,11 @@ class Chain:
             known = self._purses[unit] = tuple(self._accounts(unit))
         return known
 
+    def own_accounts(self) -> set[str]:
+        """The ids of the accounts that the bearer's own Link opens, in any unit."""
+        last = len(self.links) - 1
+        return {budget.prefix_id for budget in self.budgets if budget.link == last} | {self.links[last].prefix_id}
+
     def _accounts(self, unit: str) -> Iterable[Account]:
         parent: str | None = None
         for number, link in enumerate(self.links):
