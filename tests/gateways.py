@@ -62,6 +62,13 @@ class Gateway(swarm.Gateway):
             time.sleep(0.01)
         return self.balance(token)
 
+    def line_of(self, hold: str) -> dict[str, Any]:
+        """The line in the log of the call with this hold."""
+        until(lambda: hold in self.out.read_text(), "the call is in the log")
+        (line,) = [line for line in self.out.read_text().splitlines() if hold in line]
+        found: dict[str, Any] = json.loads(line)
+        return found
+
     def balance(self, token: str) -> list[dict[str, Any]]:
         """What the holder of a token reads of its accounts at this moment."""
         answer = self.ask("GET", "/.tolsey/balance", token=token)

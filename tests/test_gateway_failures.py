@@ -1,22 +1,19 @@
-"""What fails, is late or goes away: the upstream, the client, the ledger. Each with the ledger right afterwards."""
+"""What fails, is late or goes away: the upstream, the client. Each with the ledger right afterwards."""
 
-import fcntl
-import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.ends import Broken, Client
-from tests.gateways import Gateway, problem, serving, until
+from tests.gateways import Gateway, problem, serving
 from tests.swarm import free_port
 from tests.upstreams import OK, Talk, Upstream
 
 CONFIG = """
 [server]
-[ledger]
-timeout = 0.5
 [[upstream]]
 name = "hasty"
 url = "http://127.0.0.1:<port>"
@@ -32,6 +29,14 @@ url = "http://127.0.0.1:<gone>"
 name = "full"
 url = "http://127.0.0.1:<full>"
 connect_timeout = 0.5
+[[upstream]]
+name = "sealed"
+url = "https://127.0.0.1:<deaf>"
+[[route]]
+path = "/sealed/*"
+methods = ["*"]
+upstream = "sealed"
+price = "0.01 USD"
 [[route]]
 path = "/hasty/*"
 methods = ["*"]
@@ -58,11 +63,6 @@ path = "/full/*"
 methods = ["*"]
 upstream = "full"
 price = "0.01 USD"
-[[route]]
-path = "/free/*"
-methods = ["*"]
-upstream = "patient"
-price = "0 USD"
 """
 
 
@@ -88,9 +88,29 @@ def full() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def gateway(upstream: Upstream, full: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def deaf() -> Iterator[int]:
+    """A port where somebody answers a TLS handshake in plain text."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1024)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream, full: int, deaf: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("failures")
-    with serving(folder, CONFIG, port=upstream.port, gone=free_port(), full=full) as running:
+    with serving(folder, CONFIG, port=upstream.port, gone=free_port(), full=full, deaf=deaf) as running:
         yield running
 
 
@@ -125,6 +145,12 @@ def test_an_upstream_that_does_not_accept_in_time_costs_nothing(gateway: Gateway
     assert resolution(gateway)[0] == "void"
 
 
+def test_an_upstream_that_no_tls_is_to_be_had_with_costs_nothing(gateway: Gateway, token: str) -> None:
+    answer = gateway.ask("GET", "/sealed/x", token=token)
+    assert (answer.status, problem(answer)["code"]) == (502, "upstream_failed")
+    gateway.stands(token, spent="0", calls=0)
+
+
 @pytest.mark.parametrize(
     "end",
     [
@@ -149,6 +175,8 @@ def test_an_upstream_that_breaks_off_before_it_answers_is_paid(
     gateway.stands(token, spent="0.01", calls=1)
     kind, note = resolution(gateway)
     assert (kind, note.split(":")[0]) == ("settle", "unmetered")
+    line = gateway.line_of(answer["tolsey-hold"])
+    assert (line["status"], line["cost"], note) == (None, "0.01 USD", f"unmetered: {line['note']}")
 
 
 @pytest.mark.parametrize(
@@ -357,77 +385,3 @@ def test_a_client_that_leaves_while_the_gateway_connects_pays_nothing(gateway: G
     client.close()
     gateway.stands(token, spent="0", calls=0)
     assert resolution(gateway)[0] == "void"
-
-
-# --- the ledger
-
-
-@pytest.fixture
-def turn(gateway: Gateway) -> Iterator[Callable[[bool], None]]:
-    """Takes the turn to write away from the gateway (True), or gives it back."""
-    with open(f"{gateway.ledger}.turn", "rb+") as file:
-        yield lambda take: fcntl.flock(file, fcntl.LOCK_EX if take else fcntl.LOCK_UN)
-
-
-def test_a_ledger_that_is_not_available_serves_nothing_uncounted(
-    gateway: Gateway, upstream: Upstream, token: str, turn: Callable[[bool], None]
-) -> None:
-    turn(True)
-    with upstream.hears_nothing():
-        began = time.monotonic()
-        answer = gateway.ask("GET", "/patient/x", token=token)
-        assert 0.4 < time.monotonic() - began < 2
-        assert (answer.status, problem(answer)["code"]) == (503, "ledger_unavailable")
-        assert answer["retry-after"] == "1"
-        until(lambda: gateway.ask("GET", "/readyz", admin=True).status == 503, "the gateway is not ready")
-        assert gateway.ask("GET", "/healthz", admin=True).status == 200
-        assert json.loads(gateway.ask("GET", "/readyz", admin=True).body)["problems"]
-        assert gateway.ask("GET", "/patient/x", token=token[:-4] + "AAAA").status == 401
-        assert gateway.ask("GET", "/patient/x", token=gateway.token("scope = /b")).status == 403
-    assert gateway.ask("GET", "/free/x", token=token).status == 200
-    turn(False)
-
-    assert gateway.ask("GET", "/patient/x", token=token).status == 200
-    until(lambda: gateway.ask("GET", "/readyz", admin=True).status == 200, "the gateway is ready")
-    gateway.stands(token, spent="0.01", calls=1)
-
-
-def test_a_ledger_that_is_late_is_waited_for(
-    gateway: Gateway, upstream: Upstream, token: str, turn: Callable[[bool], None]
-) -> None:
-    turn(True)
-    with gateway.client() as client:
-        client.ask("GET", "/patient/x", token=token)
-        with upstream.hears_nothing():
-            assert client.is_silent(0.2)
-        turn(False)
-        assert client.answer().status == 200
-    gateway.stands(token, spent="0.01", calls=1)
-
-
-def test_a_client_that_leaves_while_the_ledger_is_waited_for(
-    gateway: Gateway, upstream: Upstream, token: str, turn: Callable[[bool], None]
-) -> None:
-    turn(True)
-    with upstream.hears_nothing():
-        client = gateway.client()
-        client.ask("GET", "/patient/x", token=token)
-        assert client.is_silent(0.2)
-        client.close()
-        time.sleep(0.1)
-        turn(False)
-        gateway.stands(token, spent="0", calls=0)
-
-
-def test_what_is_served_while_the_ledger_is_away_is_settled_afterwards(
-    gateway: Gateway, upstream: Upstream, token: str, turn: Callable[[bool], None]
-) -> None:
-    with gateway.client() as client:
-        client.ask("GET", "/patient/talk", token=token)
-        talk = upstream.hear()
-        turn(True)
-        talk.answers()
-        assert client.answer().status == 200
-        time.sleep(0.7)
-        turn(False)
-    gateway.stands(token, spent="0.01", calls=1)

@@ -84,6 +84,15 @@ def test_a_call_is_forwarded_and_charged_to_every_budget_above_it(gateway: Gatew
     assert [(entry.kind, entry.amount) for entry in entries] == [("reserve", 10_000_000), ("settle", 10_000_000)]
 
 
+def test_a_served_call_leaves_one_line_without_its_query(gateway: Gateway) -> None:
+    answer = gateway.ask("GET", f"{SEARCH}?secret=1", token=gateway.token())
+    line = gateway.line_of(answer["tolsey-hold"])
+    assert (line["event"], line["method"], line["path"], line["upstream"]) == ("call", "GET", SEARCH, "one")
+    assert (line["status"], line["cost"]) == (200, "0.01 USD")
+    assert 0 < line["ms"] < 5000
+    assert "secret" not in gateway.out.read_text()
+
+
 def test_remaining_is_the_least_on_the_chain(gateway: Gateway) -> None:
     team = gateway.token(budget="0.05 USD")
     worker = child_of(team, "label = worker n2", "budget = 50 USD")
@@ -307,6 +316,18 @@ def test_a_balance_needs_a_token_that_verifies(gateway: Gateway) -> None:
     ):
         answer = gateway.ask("GET", "/.tolsey/balance", *headers)
         assert (answer.status, problem(answer)["code"]) == (status, code)
+
+
+def test_a_balance_is_shown_only_when_and_where_the_token_may_be(gateway: Gateway) -> None:
+    """What the caveats say of calls is no matter here: a token for another path reads its balance all the same."""
+    token = gateway.token()
+    for caveat, status in (
+        ("expires = 2020-01-01", 401),
+        ("peer = 10.9.8.0/24", 403),
+        ("scope = /nowhere", 200),
+        ("method = DELETE", 200),
+    ):
+        assert gateway.ask("GET", "/.tolsey/balance", token=child_of(token, caveat)).status == status, caveat
 
 
 def test_the_gateways_own_paths_are_never_routed(gateway: Gateway, one: Upstream) -> None:

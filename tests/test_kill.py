@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -157,20 +158,31 @@ def assert_every_call_is_accounted_for(entries: list[Entry], seen: list[str], lo
     assert kinds["expire"] > ROUNDS, "the kills met calls in flight"
 
 
-async def test_a_worker_dies_while_the_config_on_disk_is_wrong(tmp_path: Path) -> None:
-    """No new worker can start on it, and the gateway lives to see it put right."""
+@pytest.mark.parametrize(
+    ("change", "event"),
+    [
+        (lambda good: f"{good}\nnonsense", "the new config is refused; the old one goes on"),
+        (lambda good: good.replace("data/ledger.db", "data/another.db"), "a change in this section takes a restart"),
+    ],
+    ids=["wrong", "another ledger"],
+)
+async def test_a_worker_dies_while_the_config_on_disk_cannot_be_used(
+    change: Callable[[str], str], event: str, tmp_path: Path
+) -> None:
+    """The worker that takes its place goes on with what the gateway runs with, and not with what the file says."""
     with swarm.upstream(tmp_path) as upstream:
         async with swarm.serving(swarm.lay_out(tmp_path, upstream.port, workers=1)) as gateway:
-            token = gateway.mint("label = team n1", "budget = 1 USD")
-            good = gateway.file.read_text()
-            gateway.file.write_text(f"{good}\nnonsense")
-            await swarm.until(lambda: "the old one goes on" in gateway.said(), "it is refused")
-            assert (await swarm.one(gateway.port, token, swarm.ITEM)).status == 200
-            gateway.workers()[0].kill()
-            await swarm.until(lambda: '"status": 1,' in gateway.said(), "a new worker refuses it too")
-            gateway.file.write_text(good)
-            await swarm.until(lambda: "config reloaded" in gateway.said(), "it is taken up")
-            await swarm.until(lambda: swarm.answers(gateway.port), "a new worker starts")
-            assert (await swarm.one(gateway.port, token, swarm.ITEM)).status == 200
+            token = gateway.mint("label = team n1", "budget = 0.03 USD")
+            gateway.file.write_text(change(gateway.file.read_text()))
+            await swarm.until(lambda: event in gateway.said(), "it is noticed")
+            for _ in range(3):
+                assert (await swarm.one(gateway.port, token, swarm.ITEM)).status == 200
+                await swarm.until(lambda: not gateway.open_holds(), "it is settled")
+                (worker,) = gateway.workers()
+                worker.kill()
+                await swarm.until(lambda: worker not in gateway.workers(), "it is gone")  # noqa: B023 - awaited here
+                await swarm.until(lambda: swarm.answers(gateway.port), "a new worker starts")
+            assert (await swarm.one(gateway.port, token, swarm.ITEM)).status == 402
+            assert not (tmp_path / "data" / "another.db").exists()
             await gateway.stop()
             gateway.fsck()

@@ -5,14 +5,14 @@ from typing import Any, Final
 
 import msgspec
 
-from tolsey.call import path_fault, query_fault
+from tolsey.call import Call, path_fault, query_fault
 from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client, Receive, Send, Watch
 from tolsey.gateway.passage import Passage, Request
 from tolsey.ledger.rules import Balance
 from tolsey.token.caveats import Expires, format_time
-from tolsey.token.chain import Chain
+from tolsey.token.chain import Chain, clear_showing
 from tolsey.units import format_nano
 
 OWN_PREFIX: Final = "/.tolsey/"
@@ -102,6 +102,11 @@ async def _own(passage: Passage, request: Request, client: Client) -> None:
         return
     try:
         chain = passage.verifier.verify(token)
+        peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
+        refusal = clear_showing(chain, Call(request.method, request.path, request.query, peer, passage.now()))
+        if refusal is not None:
+            await client.refuse(refusal)
+            return
         balances = [
             balance
             for unit in dict.fromkeys(budget.unit for budget in chain.budgets)

@@ -74,7 +74,7 @@ class Passage:
         self.verifier = verifier
         self.book = book
         self._log = log
-        self._now = now
+        self.now = now
         self._new_hold = new_hold
         self.trusted_proxies = trusted_proxies
         self.disclose_chain = disclose_chain
@@ -85,7 +85,7 @@ class Passage:
         if isinstance(route, Refusal):
             await client.refuse(route)
             return
-        record = CallRecord(self._now(), request.method, request.path, route.upstream.name)
+        record = CallRecord(self.now(), request.method, request.path, route.upstream.name)
         peer = header_rules.client_address(request.headers, request.socket_peer, self.trusted_proxies)
         call = Call(request.method, request.path, request.query, peer, record.at, route.upstream.name)
         if route.max_body is not None and request.size is not None and request.size > route.max_body:

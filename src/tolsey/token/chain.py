@@ -18,9 +18,11 @@ from tolsey.token.caveats import (
     CONDITIONS,
     BudgetCaveat,
     Depth,
+    Expires,
     Label,
     MaxPrice,
     Meaning,
+    Peer,
     Purpose,
     parse_caveat,
 )
@@ -296,6 +298,14 @@ def clear(chain: Chain, call: Call) -> Clearance | Refusal:
         else:
             return refusal_of(chain, term, "caveat_unknown", "this caveat cannot be decided here")
     return Clearance(chain, tuple(max_prices))
+
+
+def clear_showing(chain: Chain, call: Call) -> Refusal | None:
+    """Ask only the caveats that say when and from where a token may be shown at all: its holder asks about itself."""
+    for term in chain.terms:
+        if isinstance(term.meaning, Expires | Peer) and (reason := term.meaning.refusal(call)) is not None:
+            return refusal_of(chain, term, term.meaning.code, reason)
+    return None
 
 
 def refusal_of(chain: Chain, term: Term, code: str, detail: str) -> Refusal:
