@@ -1,7 +1,7 @@
 """`kill -9` of processes that use one ledger, twenty times, at moments drawn from a seed.
 
-Each says a hold only once it was granted: that is a call that was forwarded. Whatever was under way when it died: every such
-hold is in the journal, none stays open, and no account ever passed its limit. The gateway as a whole is killed in
+Each says a hold only once it was granted: that is a call that was forwarded. Whatever was under way when it died: every
+such hold is in the journal, none stays open, and no account ever passed its limit. The gateway as a whole is killed in
 `test_kill.py`.
 """
 

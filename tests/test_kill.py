@@ -162,7 +162,7 @@ def assert_every_call_is_accounted_for(entries: list[Entry], seen: list[str], lo
     ("change", "event"),
     [
         (lambda good: f"{good}\nnonsense", "the new config is refused; the old one goes on"),
-        (lambda good: good.replace("data/ledger.db", "data/another.db"), "a change in this section takes a restart"),
+        (lambda good: good.replace("data/ledger.db", "data/another.db"), "takes a restart; the old config goes on"),
     ],
     ids=["wrong", "another ledger"],
 )
