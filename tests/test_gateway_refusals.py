@@ -173,7 +173,7 @@ def test_a_caveat_refuses_and_is_named(gateway: Gateway, caveat: str, method: st
 
     assert document["caveat"] == caveat
     assert document["link"] == {"label": "narrow", "prefix_id": prefix_id(opening.signature)}
-    gateway.stands(child, spent="0", calls=0)
+    gateway.stands(parent, spent="0", calls=0)
 
 
 def test_depth_counts_the_links_after_it(gateway: Gateway) -> None:

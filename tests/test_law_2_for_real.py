@@ -38,6 +38,7 @@ class Crowd:
         return next(self._tokens), f"{swarm.ITEM}{self.asked}{self._query}"
 
     def answered(self, _target: str, answer: Answer) -> None:
+        assert answer.status in (200, 402, 500), answer
         self.statuses[answer.status] += 1
         if answer.status == 402:
             self.refusals.append(json.loads(answer.body))

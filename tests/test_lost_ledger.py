@@ -194,8 +194,9 @@ class Race:
         return None if self.over else (next(self._tokens), target)
 
     def answered(self, _target: str, answer: Answer) -> None:
+        assert answer.status in (0, 200, 402), answer
         self.statuses[answer.status] += 1
-        if answer.status not in (0, 200):
+        if answer.status == 402:
             self.problems.append(json.loads(answer.body))
             self.over = self.problems[-1].get("spent") == self.problems[-1].get("limit")
 
