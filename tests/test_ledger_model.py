@@ -208,12 +208,14 @@ class LedgerMachine(RuleBasedStateMachine):
         worker.ledger.stage(self._events([Plan("reserve", which, 1), Plan("settle", which, 0)]), self.ledgers.clock())
         self.stop(which)
 
-    @rule(which=WHICH)
-    def take_for_dead(self, which: int) -> None:
+    @rule(which=WHICH, finder=st.none() | WHICH)
+    def take_for_dead(self, which: int, finder: int | None) -> None:
         """A living worker loses its sign of life. It goes on, and may settle what others have expired by then."""
         worker = self._worker(which)
         owner_file(self.path, worker.owner).unlink(missing_ok=True)
         self.dead.add(worker.owner)
+        if finder is not None:
+            self.recover(finder)
 
     @rule(which=WHICH)
     def begin_anew(self, which: int) -> None:
@@ -303,7 +305,7 @@ def test_the_ledger_is_as_the_model_says() -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=120,
             stateful_step_count=40,
             deadline=None,
             phases=set(Phase) - {Phase.explain},

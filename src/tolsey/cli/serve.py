@@ -111,6 +111,7 @@ class Supervisor:
         )
         self._children = [Child(number) for number in range(workers)]
         self._stopping = asyncio.Event()
+        self._asked = asyncio.Event()
         self._config_number = 0
         self._stamp = _stamp(config.file)
         self._marked = -1
@@ -128,7 +129,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         await admin.listen(self.config.admin.host, self.config.admin.port)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
         house = asyncio.create_task(self._keep_house())
@@ -195,11 +196,13 @@ class Supervisor:
 
     async def _keep_house(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), TICK_SECONDS)
             stamp = _stamp(self.config.file)
-            if stamp != self._stamp:
+            if stamp != self._stamp or self._asked.is_set():
                 self._stamp = stamp
-                self._reload()
+                self._asked.clear()
+                await self._reload()
             await self._expire()
 
     async def _expire(self) -> None:
@@ -223,7 +226,7 @@ class Supervisor:
             self._marked = entries
         return expired
 
-    def _reload(self) -> None:
+    async def _reload(self) -> None:
         """Take up a changed config; one that is wrong leaves the old one running and says so."""
         try:
             config = load(self.config.file, os.environ)
@@ -237,7 +240,11 @@ class Supervisor:
             self._log.error(f"a change in {sections} takes a restart; the old config goes on")
             return
         try:
-            self._config_number = self._ledger.number_config(config.generation, time.time_ns())
+            # In turn with the other chores, which share the connection, and off the loop: it waits.
+            async with self._housework:
+                self._config_number = await asyncio.to_thread(
+                    self._ledger.number_config, config.generation, time.time_ns()
+                )
         except LedgerUnavailable as error:
             self._log.error("the new config cannot be recorded; the old one goes on", error=error.detail)
             return
