@@ -221,7 +221,12 @@ class Connection(asyncio.Protocol):
 
     def _refuse_head(self) -> None:
         self._headers, self._target = [], b""
-        self._refuse(Refusal("headers_too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
+        self._refuse(
+            Refusal(
+                "headers_too_large",
+                f"a request has at most {MAX_HEAD_BYTES} bytes of target and headers, and {MAX_HEADERS} headers",
+            )
+        )
 
     def on_headers_complete(self) -> None:
         """httptools: the head is there."""
