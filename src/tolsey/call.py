@@ -41,10 +41,6 @@ class Call(NamedTuple):
     tool: str | None = None
     model: str | None = None
 
-    def to(self, upstream: str) -> "Call":
-        """The same call with its upstream chosen."""
-        return self._replace(upstream=upstream)
-
 
 @lru_cache(maxsize=512)
 def path_fault(path: bytes) -> str | None:
