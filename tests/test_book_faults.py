@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.books import ROOT, book_on, granted, later, texts, unavailable, until, waiting_commit, where
-from tests.ledgers import DEADLINE_SECONDS, Ledgers, journal, owner_file, stands
+from tests.ledgers import DEADLINE_SECONDS, Ledgers, journal, owner_file
 from tolsey.errors import LedgerFull, LedgerUnavailable
 from tolsey.ledger.rules import Reserve, Settle
 from tolsey.store import book as module
@@ -70,7 +70,8 @@ async def test_a_settle_is_tried_until_it_is_written(ledger: FaultyLedger, book:
     await granted(book, Reserve("h1", ROOT, 60))
     ledger.fail("commit", times=5, lost=lost)
     book.resolve(Settle("h1", 45))
-    await until(lambda: stands(ledger, ROOT) == [(45, 0)] and book.problem is None)
+    await until(lambda: len(ledger.staged) == 7 and book.problem is None)
+    assert await where(book) == [(45, 0)]
     assert len([line for line in journal(ledger.path) if line.kind == "settle"]) == 1
 
 

@@ -265,10 +265,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert open_holds(self.path) == {name for name, held in self.model.holds.items() if not held.end}
 
     def teardown(self) -> None:
-        if self.workers:
-            replay(self.path)
-        self.ledgers.__exit__(None, None, None)
-        shutil.rmtree(self.folder)
+        try:
+            if self.workers:
+                replay(self.path)
+        finally:
+            self.ledgers.__exit__(None, None, None)
+            shutil.rmtree(self.folder)
 
     def _worker(self, which: int) -> Worker:
         return self.workers[which % len(self.workers)]

@@ -307,6 +307,16 @@ def test_a_ledger_of_another_version_is_refused(ledgers: Ledgers, statement: str
         ledgers.open()
 
 
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_where_no_ledger_is_none_is_made_unless_asked_for(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ledger.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LedgerRefused, match="there is no ledger"):
+        SqliteLedger(path, now=NOON, new_id="x", create=False)
+    assert path.exists() is (content is not None)
+
+
 def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("these are my notes, and no database at all\n" * 100)

@@ -88,7 +88,7 @@ class SqliteLedger:
         self._version = -1
         check_library(sqlite3.sqlite_version_info)
         check_file_system(path)
-        if not create and not path.exists():
+        if not create and (not path.exists() or path.stat().st_size == 0):
             raise LedgerRefused(f"there is no ledger at {path}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
