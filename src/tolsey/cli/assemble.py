@@ -38,8 +38,7 @@ def routes_of(config: Config) -> Routes:
                 route.max_body,
             )
             for route in config.routes
-        ],
-        config.generation,
+        ]
     )
 
 

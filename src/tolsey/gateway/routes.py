@@ -34,11 +34,10 @@ class Route:
 
 
 class Routes:
-    """The routes in file order. `generation` names the config that they came from."""
+    """The routes in file order."""
 
-    def __init__(self, routes: Sequence[Route], generation: str = "") -> None:
+    def __init__(self, routes: Sequence[Route]) -> None:
         self.all = tuple(routes)
-        self.generation = generation
 
     def match(self, method: str, path: str) -> Route | Refusal:
         """The first route that fits, or a 404, or a 405 if only the method did not (TRACE and the like never do)."""

@@ -21,6 +21,7 @@ import httptools
 from tolsey.errors import Refusal
 from tolsey.gateway import problems
 from tolsey.gateway.cycle import STATUS_LINES, Application, Cycle
+from tolsey.gateway.flow import WriteFlow
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """The target and the headers of one request, together."""
@@ -107,12 +108,12 @@ class HttpServer:
             self._sweeper.cancel()
 
 
-class Connection(asyncio.Protocol):
+class Connection(WriteFlow):
     """One client connection."""
 
     def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
-        self._loop = loop
+        super().__init__(loop)
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
         self._peer: tuple[str, int] | None = None
@@ -120,7 +121,6 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._arriving: Cycle | None = None
-        self._writable: asyncio.Future[None] | None = None
         self._paused = False
         self._since = loop.time()
         self._in_head = self._in_request = False
@@ -176,18 +176,6 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserError:
                 self._refuse(_NOT_HTTP)
                 return
-
-    def pause_writing(self) -> None:
-        """asyncio: the client is slow."""
-        if self._writable is None:
-            self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """asyncio: the client took some."""
-        if self._writable is not None:
-            if not self._writable.done():
-                self._writable.set_result(None)
-            self._writable = None
 
     def on_message_begin(self) -> None:
         """httptools: a request begins."""
@@ -311,11 +299,6 @@ class Connection(asyncio.Protocol):
     def closing(self) -> bool:
         """Whether this connection ends after the answer under way."""
         return self._server.draining
-
-    async def drained(self) -> None:
-        """Wait while the client is slow."""
-        if self._writable is not None:
-            await self._writable
 
     def finished(self, *, keep_alive: bool) -> None:
         """The first cycle is answered: go on with the next, or close."""

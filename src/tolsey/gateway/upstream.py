@@ -15,6 +15,8 @@ from typing import Final, cast
 
 import httptools
 
+from tolsey.gateway.flow import WriteFlow
+
 IDLE_SECONDS: Final = 4.0
 """How long an idle connection is kept: less than the five seconds after which many servers close theirs, since a
 request that meets the closing is charged and not served.
@@ -225,18 +227,17 @@ class Exchange:
         return await self._connection.piece()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(WriteFlow):
     """One connection to an upstream, for one exchange at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: list[bytes] = []
         self._buffered = 0
         self._reading_paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self._busy = False
         self._head_only = False
@@ -330,11 +331,6 @@ class _Connection(asyncio.Protocol):
         if not self._lost:
             self._transport.write(data)
 
-    async def drained(self) -> None:
-        """Wait while the upstream is slow to take the body."""
-        if self._writable is not None:
-            await self._writable
-
     def sent(self, sending: "asyncio.Task[None]") -> None:
         """The request's body is out, or its source failed: then the answer is no longer waited for."""
         if not sending.cancelled() and (error := sending.exception()) is not None:
@@ -377,18 +373,6 @@ class _Connection(asyncio.Protocol):
         if not self.complete and self._error is None:
             self._error = Broken(why)
         self._wake()
-
-    def pause_writing(self) -> None:
-        """asyncio: the upstream is slow."""
-        if self._writable is None:
-            self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """asyncio: the upstream took some."""
-        if self._writable is not None:
-            if not self._writable.done():
-                self._writable.set_result(None)
-            self._writable = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header; one that comes after the head is a trailer, and dropped."""
