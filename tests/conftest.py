@@ -1,9 +1,22 @@
-"""How Hypothesis runs: no test depends on speed, and CI draws the same examples every time."""
+"""What tests share: how Hypothesis runs, and the fixtures that several files use as they are."""
 
 import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.books import book_on
+from tests.gateways import Gateway, serving
+from tests.ledgers import DEADLINE_SECONDS, Ledgers
+from tests.upstreams import Upstream
+from tolsey.store import book as book_module
+from tolsey.store.book import Book
+from tolsey.store.reports import fsck
+from tolsey.testing import FaultyLedger
+
+# No test depends on speed, and CI draws the same examples every time.
 settings.register_profile(
     "tolsey",
     deadline=None,
@@ -11,3 +24,49 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("tolsey")
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """A scriptable upstream for the tests of one file."""
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    request: pytest.FixtureRequest, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway with the file's `CONFIG` before that upstream."""
+    config: str = request.module.CONFIG
+    with serving(tmp_path_factory.mktemp("gateway"), config, port=upstream.port) as running:
+        yield running
+
+
+@pytest.fixture
+def ledgers(tmp_path: Path) -> Iterator[Ledgers]:
+    """A place for one ledger file and the connections to it."""
+    with Ledgers(tmp_path / "ledger.db", durability="full") as found:
+        yield found
+
+
+@pytest.fixture
+def ledger(ledgers: Ledgers) -> FaultyLedger:
+    """The connection of owner o1."""
+    return ledgers.open("o1")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a Book's failed group be tried again at once."""
+    monkeypatch.setattr(book_module, "BACKOFF_SECONDS", (0.001, 0.002))
+
+
+@pytest.fixture
+async def book(ledgers: Ledgers, ledger: FaultyLedger) -> AsyncIterator[Book]:
+    """A Book on that connection; in the end its ledger must add up."""
+    found = book_on(ledgers, ledger)
+    yield found
+    ledger.heal()
+    await found.close(DEADLINE_SECONDS)
+    assert fsck(ledgers.path).difference is None

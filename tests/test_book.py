@@ -3,15 +3,13 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from tests.books import ROOT, TEAM, Ticks, book_on, granted, later, texts, unavailable, until, waiting_commit, where
-from tests.ledgers import DEADLINE_SECONDS, Child, Ledgers, journal, open_holds, purse, say, stands
+from tests.ledgers import Child, Ledgers, journal, open_holds, purse, say, stands
 from tolsey.ledger.rules import Balance, Granted, Reserve, Settle, Void
-from tolsey.store import book as module
 from tolsey.store.book import Book
 from tolsey.store.owners import Turn
 from tolsey.store.reports import Checked, fsck
@@ -19,31 +17,7 @@ from tolsey.store.sqlite_file import Durability
 from tolsey.testing import FaultyLedger
 from tolsey.token.chain import Account
 
-
-@pytest.fixture
-def ledgers(tmp_path: Path) -> Iterator[Ledgers]:
-    with Ledgers(tmp_path / "ledger.db", durability="full") as ledgers:
-        yield ledgers
-
-
-@pytest.fixture
-def ledger(ledgers: Ledgers) -> FaultyLedger:
-    return ledgers.open("o1")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a failed group be tried again at once."""
-    monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
-
-
-@pytest.fixture
-async def book(ledgers: Ledgers, ledger: FaultyLedger) -> AsyncIterator[Book]:
-    book = book_on(ledgers, ledger)
-    yield book
-    ledger.heal()
-    await book.close(DEADLINE_SECONDS)
-    assert fsck(ledgers.path).difference is None
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 async def test_a_call_from_reserve_to_settle(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:

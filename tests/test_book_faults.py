@@ -2,45 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.books import ROOT, book_on, granted, later, texts, unavailable, until, waiting_commit, where
-from tests.ledgers import DEADLINE_SECONDS, Ledgers, journal, owner_file
+from tests.books import ROOT, granted, later, texts, unavailable, until, waiting_commit, where
+from tests.ledgers import Ledgers, journal, owner_file
 from tolsey.errors import LedgerFull, LedgerUnavailable
 from tolsey.ledger.rules import Reserve, Settle
-from tolsey.store import book as module
 from tolsey.store.book import Book
-from tolsey.store.reports import fsck
 from tolsey.testing import FaultyLedger
 
-
-@pytest.fixture
-def ledgers(tmp_path: Path) -> Iterator[Ledgers]:
-    with Ledgers(tmp_path / "ledger.db", durability="full") as ledgers:
-        yield ledgers
-
-
-@pytest.fixture
-def ledger(ledgers: Ledgers) -> FaultyLedger:
-    return ledgers.open("o1")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a failed group be tried again at once."""
-    monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
-
-
-@pytest.fixture
-async def book(ledgers: Ledgers, ledger: FaultyLedger) -> AsyncIterator[Book]:
-    book = book_on(ledgers, ledger)
-    yield book
-    ledger.heal()
-    await book.close(DEADLINE_SECONDS)
-    assert fsck(ledgers.path).difference is None
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 async def test_a_failed_commit_fails_its_reserves_and_their_ids_are_voided(

@@ -3,13 +3,12 @@
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from tests.ends import Client
-from tests.gateways import Gateway, problem, serving
+from tests.gateways import Gateway, problem
 from tests.upstreams import OK, Upstream
 
 CONFIG = """
@@ -34,18 +33,6 @@ MIB = 1024 * 1024
 SIZES = [64 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.slow)]
 FLAT = 40 * MIB
 """By how much a worker may grow while it carries one large body."""
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("bodies"), CONFIG, port=upstream.port) as running:
-        yield running
 
 
 @pytest.fixture

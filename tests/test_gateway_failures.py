@@ -67,12 +67,6 @@ price = "0.01 USD"
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def full() -> Iterator[int]:
     """A port whose queue of connections is full: the next one is never answered."""
     with socket.socket() as listener:

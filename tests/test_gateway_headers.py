@@ -2,12 +2,11 @@
 
 import base64
 import gzip
-from collections.abc import Iterator
 
 import pytest
 
 from tests.ends import Message
-from tests.gateways import Gateway, serving, until
+from tests.gateways import Gateway, until
 from tests.upstreams import OK, Upstream
 
 CONFIG = """
@@ -45,18 +44,6 @@ methods = ["*"]
 upstream = "keyed"
 mode = "public"
 """
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("headers"), CONFIG, port=upstream.port) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.gateways import Gateway, problem, serving, until
+from tests.gateways import Gateway, problem, until
 from tests.upstreams import Upstream
 
 CONFIG = """
@@ -33,18 +33,6 @@ methods = ["*"]
 upstream = "patient"
 mode = "public"
 """
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("ledger"), CONFIG, port=upstream.port) as running:
-        yield running
 
 
 @pytest.fixture

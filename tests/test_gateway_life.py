@@ -30,12 +30,6 @@ price = "0.01 USD"
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway that goes on running, for what needs no start and no end."""
     with serving(tmp_path_factory.mktemp("life"), CONFIG, port=upstream.port, workers=2) as running:

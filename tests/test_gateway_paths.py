@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.ends import Broken, Client, Message
-from tests.gateways import Gateway, problem, serving
+from tests.gateways import Gateway, problem
 from tests.upstreams import Upstream
 
 CONFIG = """
@@ -39,18 +39,6 @@ methods = ["*"]
 upstream = "plain"
 price = "0.25 USD"
 """
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("paths"), CONFIG, port=upstream.port) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from tests import tokens
 from tests.ends import Message
-from tests.gateways import Gateway, child_of, problem, serving, until
+from tests.gateways import Gateway, child_of, problem, until
 from tests.upstreams import Upstream
 from tolsey.errors import STATUSES
 from tolsey.ledger.rules import MAX_OPEN_HOLDS, Granted, Open, Reserve, Void
@@ -42,18 +42,6 @@ methods = ["GET"]
 upstream = "search"
 price = "5 sat"
 """
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("refusals"), CONFIG, port=upstream.port) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

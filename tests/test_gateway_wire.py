@@ -1,12 +1,11 @@
 """The wire itself: what is not HTTP/1.1, what could be read in two ways, several requests on one connection."""
 
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 
 from tests.ends import Broken, Client, Message
-from tests.gateways import Gateway, problem, serving
+from tests.gateways import Gateway, problem
 from tests.upstreams import OK, Upstream
 
 CONFIG = """
@@ -20,18 +19,6 @@ methods = ["*"]
 upstream = "plain"
 price = "0.01 USD"
 """
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("wire"), CONFIG, port=upstream.port) as running:
-        yield running
 
 
 @pytest.fixture
