@@ -9,8 +9,9 @@ from typing import Any
 
 from tests.ledgers import DEADLINE_SECONDS, Ledgers, purse, say
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.rules import Reserve, Void
+from tolsey.ledger.events import Reserve, Void
 from tolsey.store.book import Book
+from tolsey.store.embedded import EmbeddedLedger
 from tolsey.testing import FaultyLedger
 from tolsey.token.chain import Account
 
@@ -21,7 +22,8 @@ TEAM = purse("root 100 / team 50")
 def book_on(ledgers: Ledgers, ledger: FaultyLedger, timeout: float = 5) -> Book:
     """A Book whose next owners are o2, o3, …"""
     numbers = itertools.count(2)
-    return Book(ledger, timeout=timeout, now=ledgers.clock, new_owner=lambda: f"o{next(numbers)}")
+    embedded = EmbeddedLedger(ledger, timeout=timeout, now=ledgers.clock)
+    return Book(embedded, new_owner=lambda: f"o{next(numbers)}")
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tolsey.ledger.rules import Conflict, Granted, Late, Outcome, Resolved, Shortfall, TooManyHolds
+from tolsey.ledger.events import Conflict, Granted, Late, Outcome, Resolved, Shortfall, TooManyHolds
 from tolsey.store.sqlite_file import Durability
-from tolsey.testing import FakeClock, FaultyLedger
+from tolsey.testing import NOON, FakeClock, FaultyLedger
 from tolsey.token.chain import Account
 from tolsey.units import MAX_NANO
 
@@ -47,8 +47,8 @@ def say(outcome: Outcome) -> str:
             return "granted"
         case Granted(remaining=left):
             return f"granted, {left} left"
-        case Shortfall(account, spent, held):
-            return f"{account.id} is short: {spent} spent, {held} held of {account.limit}"
+        case Shortfall(account, spent, held, limit):
+            return f"{account.id} is short: {spent} spent, {held} held of {limit}"
         case TooManyHolds(account):
             return f"{account.id} has too many holds"
         case Conflict():
@@ -97,7 +97,7 @@ def owner_file(path: Path, owner: str) -> Path:
 
 def stands(ledger: FaultyLedger, accounts: Sequence[Account]) -> list[tuple[int, int]]:
     """(spent, held) of each account."""
-    return [(balance.spent, balance.held) for balance in ledger.balances(accounts)]
+    return [(balance.spent, balance.held) for balance in ledger.balances(accounts, NOON)]
 
 
 @contextmanager

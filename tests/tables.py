@@ -12,7 +12,8 @@ from itertools import cycle
 from typing import Protocol
 
 from tests.ledgers import Ledgers, database, number, purse, say
-from tolsey.ledger.rules import Balance, Books, Event, Expire, Open, Outcome, Reserve, Settle, Void, apply
+from tolsey.ledger.events import Event, Expire, Open, Outcome, Reserve, Settle, Void
+from tolsey.ledger.rules import Balance, Books, apply
 from tolsey.testing import NOON
 from tolsey.token.chain import Account
 
@@ -54,7 +55,7 @@ class OnDisk:
         return outcome
 
     def stand(self, account: Account) -> Balance:
-        (balance,) = next(self._turn).balances([account])
+        (balance,) = next(self._turn).balances([account], NOON)
         return balance
 
     def written(self) -> Iterator[str]:

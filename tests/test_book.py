@@ -9,7 +9,8 @@ import pytest
 
 from tests.books import ROOT, TEAM, Ticks, book_on, granted, later, texts, unavailable, until, waiting_commit, where
 from tests.ledgers import Child, Ledgers, journal, open_holds, purse, say, stands
-from tolsey.ledger.rules import Balance, Granted, Reserve, Settle, Void
+from tolsey.ledger.events import Granted, Reserve, Settle, Void
+from tolsey.ledger.rules import Balance
 from tolsey.store.book import Book
 from tolsey.store.owners import Turn
 from tolsey.store.reports import Checked, fsck
@@ -109,9 +110,9 @@ async def test_a_caller_that_goes_away_with_the_outcome_on_its_way_is_voided(
     """The cancellation comes after the outcome was set and before the caller ran."""
     gone, stays = later(Reserve("h1", ROOT, 60), Reserve("h2", ROOT, 30), book=book)
 
-    def cancel_first(accounts: Sequence[Account]) -> list[Balance]:
+    def cancel_first(accounts: Sequence[Account], now: int) -> list[Balance]:
         gone.cancel()
-        return FaultyLedger.balances(ledger, accounts)
+        return FaultyLedger.balances(ledger, accounts, now)
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "balances", cancel_first)
@@ -185,7 +186,7 @@ async def test_closing_writes_what_waits_and_grants_no_more(ledgers: Ledgers, le
         assert await unavailable(later(Reserve("h9", ROOT, 1), book=book)) == ["the gateway is stopping"]
     assert await closing == 0
     assert fsck(ledgers.path) == Checked(accounts=1, entries=10, open_holds=0, difference=None)
-    assert ledgers.open("o9").expire_dead_owners(ledgers.clock()) == 0
+    assert ledgers.open("o9").expire(ledgers.clock()) == 0
 
 
 async def test_closing_tries_again_while_there_is_time(ledgers: Ledgers, ledger: FaultyLedger) -> None:
@@ -206,7 +207,7 @@ async def test_what_closing_cannot_write_is_counted_and_found_by_others(ledgers:
     book.resolve(Settle("h2", 2))
     assert await book.close(0.1) == 2
     watcher = ledgers.open("watcher")
-    assert watcher.expire_dead_owners(ledgers.clock()) == 2
+    assert watcher.expire(ledgers.clock()) == 2
     assert stands(watcher, ROOT) == [(20, 0)]
 
 
@@ -222,7 +223,7 @@ async def test_closing_does_not_wait_for_a_turn_that_never_comes(ledgers: Ledger
     turn.give()
     turn.close()
     watcher = ledgers.open("watcher")
-    await until(lambda: watcher.expire_dead_owners(ledgers.clock()) == 1)
+    await until(lambda: watcher.expire(ledgers.clock()) == 1)
 
 
 async def test_closing_during_a_commit_leaves_the_ledger_whole(ledgers: Ledgers, ledger: FaultyLedger) -> None:
@@ -233,7 +234,7 @@ async def test_closing_during_a_commit_leaves_the_ledger_whole(ledgers: Ledgers,
         await until(lambda: ledger.waiting)
         assert await book.close(0.05) == 1
     watcher = ledgers.open("watcher")
-    await until(lambda: watcher.expire_dead_owners(ledgers.clock()) or not open_holds(ledgers.path))
+    await until(lambda: watcher.expire(ledgers.clock()) or not open_holds(ledgers.path))
     assert stands(watcher, ROOT) in ([(2, 0)], [(10, 0)])
     assert fsck(ledgers.path).difference is None
 

@@ -8,7 +8,7 @@ import pytest
 from tests.books import ROOT, granted, later, texts, unavailable, until, waiting_commit, where
 from tests.ledgers import Ledgers, journal, owner_file
 from tolsey.errors import LedgerFull, LedgerUnavailable
-from tolsey.ledger.rules import Reserve, Settle
+from tolsey.ledger.events import Reserve, Settle
 from tolsey.store.book import Book
 from tolsey.testing import FaultyLedger
 
@@ -94,11 +94,11 @@ async def test_a_late_settle_draws_a_new_owner(ledgers: Ledgers, ledger: FaultyL
     watcher = ledgers.open("watcher")
     await granted(book, Reserve("h1", ROOT, 10))
     owner_file(ledgers.path, "o1").unlink()
-    assert watcher.expire_dead_owners(ledgers.clock()) == 1
+    assert watcher.expire(ledgers.clock()) == 1
     book.resolve(Settle("h1", 3))
     await until(lambda: ledger.owner_id == "o2")
     await granted(book, Reserve("h2", ROOT, 10))
-    assert watcher.expire_dead_owners(ledgers.clock()) == 0
+    assert watcher.expire(ledgers.clock()) == 0
     book.resolve(Settle("h2", 3))
     assert await where(book) == [(13, 0)]
     assert [line.kind for line in journal(ledgers.path)] == ["reserve", "expire", "late", "reserve", "settle"]
@@ -111,12 +111,12 @@ async def test_several_late_settles_draw_one_new_owner(ledgers: Ledgers, ledger:
     for n in range(3):
         await granted(book, Reserve(f"old{n}", ROOT, 10))
     owner_file(ledgers.path, "o1").unlink()
-    assert watcher.expire_dead_owners(ledgers.clock()) == 3
+    assert watcher.expire(ledgers.clock()) == 3
     for n in range(3):
         book.resolve(Settle(f"old{n}", 3))
         await until(lambda: ledger.owner_id == "o2")
         await granted(book, Reserve(f"new{n}", ROOT, 10))
-        assert watcher.expire_dead_owners(ledgers.clock()) == 0
+        assert watcher.expire(ledgers.clock()) == 0
     assert ledger.owner_id == "o2"
     for n in range(3):
         book.resolve(Settle(f"new{n}", 3))
@@ -129,7 +129,7 @@ async def test_a_new_owner_that_cannot_be_registered_undoes_nothing_and_is_tried
     watcher = ledgers.open("watcher")
     await granted(book, Reserve("h1", ROOT, 10))
     owner_file(ledgers.path, "o1").unlink()
-    watcher.expire_dead_owners(ledgers.clock())
+    watcher.expire(ledgers.clock())
     ledger.fail("register", times=2)
     async with waiting_commit(ledger, book):
         book.resolve(Settle("h1", 3))
@@ -147,7 +147,7 @@ async def test_a_new_owner_is_never_waited_for_in_the_loop(ledgers: Ledgers, led
     await granted(book, Reserve("h1", ROOT, 10))
     ledger.threads.clear()
     owner_file(ledgers.path, "o1").unlink()
-    watcher.expire_dead_owners(ledgers.clock())
+    watcher.expire(ledgers.clock())
     book.resolve(Settle("h1", 3))
     await until(lambda: ledger.owner_id == "o2")
     assert threading.get_ident() not in ledger.threads["register"]

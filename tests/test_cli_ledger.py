@@ -15,7 +15,7 @@ import pytest
 from tests.cli import answer, gateway, invoke, refusal, tolsey
 from tolsey import Macaroon
 from tolsey.cli import books, place
-from tolsey.ledger.rules import Event, Granted, Outcome, Reserve, Settle
+from tolsey.ledger.events import Event, Granted, Outcome, Reserve, Settle
 from tolsey.store.keyring import Keyring
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import CAPABILITY, Chain

@@ -41,11 +41,14 @@ def test_killed_at_any_moment_nothing_that_was_granted_is_lost(tmp_path: Path, s
                 time.sleep(chance.uniform(0, 0.08))
                 for storm in storms:
                     granted |= set(storm.kill())
-            expired += watcher.expire_dead_owners(time.time_ns())
+            expired += watcher.expire(time.time_ns())
             assert open_holds(ledgers.path) == set()
             assert granted <= {line.hold for line in journal(ledgers.path) if line.kind == "reserve"}
             assert fsck(ledgers.path).difference is None
             replay(ledgers.path)
-        spent = {balance.account.id: balance.spent for balance in watcher.balances([a for p in PURSES for a in p])}
+        spent = {
+            balance.account.id: balance.spent
+            for balance in watcher.balances([a for p in PURSES for a in p], time.time_ns())
+        }
     assert expired > 0, "some of them died with holds open"
     assert 0 < spent["b"] <= 900, "an account that soon had nothing left"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.ledgers import Ledgers, database, purse, replay, stands
 from tolsey.errors import LedgerRefused
-from tolsey.ledger.rules import Event, Expire, Granted, Open, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Granted, Open, Reserve, Settle, Void
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.reports import Checked, fsck, trail
 from tolsey.testing import NOON, FaultyLedger

@@ -14,7 +14,8 @@ from tests.ends import Message
 from tests.gateways import Gateway, child_of, problem, until
 from tests.upstreams import Upstream
 from tolsey.errors import STATUSES
-from tolsey.ledger.rules import MAX_OPEN_HOLDS, Granted, Open, Reserve, Void
+from tolsey.ledger.events import Granted, Open, Reserve, Void
+from tolsey.ledger.rules import MAX_OPEN_HOLDS
 from tolsey.store.keyring import Keyring
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import ADMIN, CAPABILITY, Chain, write_identifier

@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 
 from tests.ledgers import Ledgers, open_holds, owner_file, replay, say
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.rules import Event, Expire, Open, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Open, Reserve, Settle, Void
 from tolsey.store.reports import fsck
-from tolsey.testing import FaultyLedger
+from tolsey.testing import NOON, FaultyLedger
 from tolsey.token.chain import Account
 
 Purse = tuple[Account, ...]
@@ -78,6 +78,8 @@ class Model:
                 return self._end(name, "void", 0)
             case Expire(name):
                 return self._end(name, "expire", None)
+            case _:
+                raise AssertionError(event)
 
     def _granted(self, purse: Purse) -> str:
         lefts = [left for account in purse if (left := self.left(account)) is not None]
@@ -231,7 +233,7 @@ class LedgerMachine(RuleBasedStateMachine):
         found = [name for owner in self.dead - {worker.owner} for name in self.model.open_of(owner)]
         for name in found:
             self.model.expect(Expire(name), worker.owner)
-        assert worker.ledger.expire_dead_owners(self.ledgers.clock()) == len(found)
+        assert worker.ledger.expire(self.ledgers.clock()) == len(found)
 
     @rule(which=WHICH)
     def checkpoint(self, which: int) -> None:
@@ -247,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not accounts:
             return
         self.steps += 1
-        found = self._worker(self.steps).ledger.balances(accounts)
+        found = self._worker(self.steps).ledger.balances(accounts, NOON)
         for account, balance in zip(accounts, found, strict=True):
             assert (balance.spent, balance.held, balance.calls) == (
                 self.model.spent(account),

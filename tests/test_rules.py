@@ -10,22 +10,8 @@ import pytest
 
 from tests.ledgers import Ledgers, purse
 from tests.tables import OnDisk, Player, RulesAlone, lines_of, play
-from tolsey.ledger.rules import (
-    MAX_OPEN_HOLDS,
-    Balance,
-    Books,
-    Conflict,
-    Entry,
-    Event,
-    Expire,
-    Granted,
-    Kind,
-    Open,
-    Reserve,
-    Settle,
-    Void,
-    apply,
-)
+from tolsey.ledger.events import Conflict, Entry, Event, Expire, Granted, Kind, Open, Reserve, Settle, Void
+from tolsey.ledger.rules import MAX_OPEN_HOLDS, Balance, Books, apply
 from tolsey.testing import NOON
 from tolsey.units import MAX_NANO
 
@@ -401,7 +387,7 @@ def test_being_short_is_said_before_having_too_many_holds(check: Check) -> None:
 def test_a_reserve_needs_an_account() -> None:
     books = Books()
     outcome = apply(books, Reserve("h1", (), 1), at=NOON, owner=1)
-    assert outcome == Conflict("a reserve needs accounts and an amount above 0")
+    assert outcome == Conflict("a reserve needs accounts and an amount above 0, or counters or rates and none")
     assert books == Books()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.ledgers import Child, Ledgers, database, journal, open_holds, owner_file, purse, replay, say, stands
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.rules import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
 from tolsey.store import sqlite
 from tolsey.store.owners import Turn, is_dead
 from tolsey.store.reports import fsck
@@ -318,10 +318,10 @@ def test_what_a_killed_process_held_is_settled_as_held(ledgers: Ledgers) -> None
     watcher = ledgers.open("watcher")
     with Child(ledgers.path, "dies", "live") as dies, Child(ledgers.path, "lives", "live") as lives:
         assert (dies.line(), lives.line()) == ("ready", "ready")
-        assert watcher.expire_dead_owners(NOON) == 0
+        assert watcher.expire(NOON) == 0
         dies.kill()
-        assert watcher.expire_dead_owners(NOON) == 1
-        assert watcher.expire_dead_owners(NOON) == 0
+        assert watcher.expire(NOON) == 1
+        assert watcher.expire(NOON) == 0
         assert open_holds(ledgers.path) == {"lives-1"}
         assert stands(watcher, ROOT) == [(10, 10)]
         assert owners(ledgers.path) == {"watcher": False, "dies": True, "lives": False}
@@ -343,7 +343,7 @@ def test_an_owner_that_closes_has_ended_unless_it_holds_money(ledgers: Ledgers) 
     clean.close()
     busy.close()
     assert owners(ledgers.path) == {"watcher": False, "clean": True, "busy": False}
-    assert watcher.expire_dead_owners(NOON) == 1
+    assert watcher.expire(NOON) == 1
     assert owners(ledgers.path) == {"watcher": False, "clean": True, "busy": True}
     assert stands(watcher, ROOT) == [(12, 0)]
 
@@ -353,7 +353,7 @@ def test_what_was_staged_when_the_process_died_never_was(ledgers: Ledgers) -> No
     dies.turn.take()
     dies.stage([Reserve("h1", ROOT, 5)], NOON)
     dies.close()
-    assert watcher.expire_dead_owners(NOON) == 0
+    assert watcher.expire(NOON) == 0
     assert journal(ledgers.path) == []
 
 
@@ -362,10 +362,10 @@ def test_an_owner_that_was_taken_for_dead_leaves_no_hold_behind(ledgers: Ledgers
     watcher, living = ledgers.open("watcher"), ledgers.open("living")
     living.run([Reserve("h1", ROOT, 5)], NOON)
     owner_file(ledgers.path, "living").unlink()
-    assert watcher.expire_dead_owners(NOON) == 1
+    assert watcher.expire(NOON) == 1
     living.run([Reserve("h2", ROOT, 7)], NOON)
     living.close()
-    assert watcher.expire_dead_owners(NOON) == 1
+    assert watcher.expire(NOON) == 1
     assert open_holds(ledgers.path) == set()
     assert stands(watcher, ROOT) == [(12, 0)]
 
@@ -375,7 +375,7 @@ def test_a_new_owner_leaves_the_old_ones_holds_to_others(ledgers: Ledgers) -> No
     ledger.run([Reserve("h1", ROOT, 5)], NOON)
     ledger.register("second", NOON)
     ledger.run([Reserve("h2", ROOT, 7)], NOON)
-    assert watcher.expire_dead_owners(NOON) == 1
+    assert watcher.expire(NOON) == 1
     assert open_holds(ledgers.path) == {"h2"}
     assert owners(ledgers.path) == {"watcher": False, "first": True, "second": False}
 
@@ -389,7 +389,7 @@ def test_several_recover_at_once(ledgers: Ledgers) -> None:
 
     def recover(ledger: FaultyLedger) -> int:
         start.wait()
-        return ledger.expire_dead_owners(NOON)
+        return ledger.expire(NOON)
 
     with ThreadPoolExecutor(len(watchers)) as threads:
         assert max(threads.map(recover, watchers)) == 60

@@ -21,9 +21,10 @@ import pytest
 
 from tests.ledgers import DEADLINE_SECONDS, Ledgers, database, journal, purse, say, stands
 from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
-from tolsey.ledger.rules import Granted, Reserve, Settle, Void
+from tolsey.ledger.events import Granted, Reserve, Settle, Void
 from tolsey.store import sqlite, sqlite_file
 from tolsey.store.book import Book
+from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.reports import fsck, trail
 from tolsey.store.sqlite import BALLAST_BYTES, SqliteLedger
@@ -147,7 +148,7 @@ async def eventually(attempt: Callable[[], Any]) -> Any:  # noqa: ANN401 - whate
 async def test_a_book_on_a_full_disk_recovers_without_a_restart(small_disk: Path) -> None:
     with Ledgers(small_disk / "ledger.db", durability="full") as ledgers:
         ledger = ledgers.open("o1")
-        book = Book(ledger, timeout=5, now=ledgers.clock, new_owner=lambda: "o2")
+        book = Book(EmbeddedLedger(ledger, timeout=5, now=ledgers.clock), new_owner=lambda: "o2")
         for n in range(20):
             await book.reserve(Reserve(f"h{n}", ROOT, 1))
         filler = fill(small_disk)
@@ -208,11 +209,11 @@ def test_a_read_only_file_is_refused_and_says_so(read_only: Path) -> None:
 def every_verb(ledger: SqliteLedger) -> Iterator[Callable[[], object]]:
     yield lambda: ledger.run([Reserve("h2", purse("root 100 / team 80"), 1)], NOON)
     yield lambda: ledger.run([Settle("h1", 1), Void("h3")], NOON)
-    yield lambda: ledger.balances(ROOT)
+    yield lambda: ledger.balances(ROOT, NOON)
     yield lambda: ledger.register("o9", NOON)
     yield lambda: ledger.number_config("generation 1", NOON)
     yield lambda: ledger.accept("as it is", NOON)
-    yield lambda: ledger.expire_dead_owners(NOON)
+    yield lambda: ledger.expire(NOON)
     yield ledger.entry_count
     yield ledger.checkpoint
 

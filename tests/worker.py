@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 from tests.ledgers import purse
-from tolsey.ledger.rules import Event, Granted, Reserve, Settle, Shortfall, Void
+from tolsey.ledger.events import Event, Granted, Reserve, Settle, Shortfall, Void
 from tolsey.store.book import Book
+from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
 
@@ -83,7 +84,8 @@ def _resolution(granted: Granted, chance: random.Random) -> Settle | Void:
 
 
 async def storm_by_book(ledger: SqliteLedger, chance: random.Random) -> None:
-    book = Book(ledger, timeout=5, now=time.time_ns, new_owner=lambda: f"{ledger.owner_id}-again")
+    embedded = EmbeddedLedger(ledger, timeout=5, now=time.time_ns)
+    book = Book(embedded, new_owner=lambda: f"{ledger.owner_id}-again")
 
     async def calls(name: int) -> None:
         for number in range(1_000_000):

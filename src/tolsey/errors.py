@@ -19,7 +19,8 @@ Two shapes, by who has to act:
     ├── ConfigError             has the file, line and key           (config_invalid)
     ├── KeyringError            the keyring cannot be used           (keyring_invalid)
     ├── LedgerUnavailable       full, down, locked: try again        (ledger_unavailable)
-    │   └── LedgerFull          the disk is full                     (ledger_unavailable)
+    │   ├── LedgerFull          the disk is full                     (ledger_unavailable)
+    │   └── CommitUnknown       the answer to a commit was lost      (ledger_unavailable)
     ├── LedgerConflict          the ledger says otherwise            (ledger_conflict)
     └── LedgerRefused           this ledger must not be used         (ledger_refused)
 
@@ -41,6 +42,7 @@ STATUSES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "token_forged": (401, "The token is not genuine"),
         "token_expired": (401, "The token has expired"),
         "budget_exhausted": (402, "The budget is spent"),
+        "calls_exhausted": (402, "The calls are used up"),
         "budget_missing": (402, "No budget in the price's unit"),
         "caveat_refused": (403, "A caveat does not allow this call"),
         "caveat_unknown": (403, "A caveat is not understood"),
@@ -48,8 +50,11 @@ STATUSES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "discharge_invalid": (403, "A discharge is not valid"),
         "route_missing": (404, "No such route"),
         "method_not_allowed": (405, "The route has no such method"),
+        "idempotency_busy": (409, "The idempotency key is in use"),
         "body_too_large": (413, "The request body is too large"),
+        "idempotency_mismatch": (422, "The idempotency key was used for another request"),
         "unpriceable": (422, "The call cannot be priced"),
+        "rate_limited": (429, "Too fast"),
         "too_many_holds": (429, "Too many open holds"),
         "headers_too_large": (431, "The request headers are too large"),
         "upstream_failed": (502, "The upstream failed"),
@@ -79,6 +84,8 @@ class Refusal:
     limit: int | None = None
     spent: int | None = None
     held: int | None = None
+    resets_at: str | None = None
+    retry_after: int | None = None
     allow: tuple[str, ...] = ()
 
     @property
@@ -179,6 +186,12 @@ class LedgerUnavailable(TolseyError):
 
 class LedgerFull(LedgerUnavailable):
     """The disk is full: grants stop, and settling goes on."""
+
+
+class CommitUnknown(LedgerUnavailable):
+    """Whether a group was kept is not known. `full` says whether it was for want of disk."""
+
+    full: bool = False
 
 
 class LedgerConflict(TolseyError):

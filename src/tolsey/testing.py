@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.rules import Balance, Event, Outcome
+from tolsey.ledger.events import Event, Outcome
+from tolsey.ledger.rules import Balance
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
 from tolsey.token.chain import Account
@@ -120,10 +121,10 @@ class FaultyLedger(SqliteLedger):
         if fault is not None:
             raise fault
 
-    def balances(self, accounts: Sequence[Account]) -> list[Balance]:
+    def balances(self, accounts: Sequence[Account], now: int) -> list[Balance]:
         """As `SqliteLedger.balances`."""
         self._meet("balances")
-        return super().balances(accounts)
+        return super().balances(accounts, now)
 
     def _meet(self, verb: Verb) -> Exception | None:
         """Raise what was ordered for this call, or return it if it is only the answer that is to be lost."""

@@ -3,13 +3,14 @@
 import itertools
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tolsey.config import Config
 from tolsey.errors import LedgerRefused
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
 from tolsey.pricing.tariff import Tariff
+from tolsey.store.contract import Ledger
+from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
@@ -42,53 +43,51 @@ def routes_of(config: Config) -> Routes:
     )
 
 
-def durability_of(config: Config) -> Durability:
-    """The ledger's durability as its store knows it."""
-    return "normal" if config.ledger.durability == "normal" else "full"
-
-
-def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_spend: str | None = None) -> SqliteLedger:
+async def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_spend: str | None = None) -> Ledger:
     """Open the config's ledger if its keys may be used with it, and have them remember it (RULES.md L1).
 
     Raises `LedgerRefused` for a ledger that is empty, other or older than the one its keys were used with, unless
     `accept_lost_spend` says why it is accepted, which becomes an entry.
     """
-    path: Path = config.ledger.path
-    durability = durability_of(config)
-    if not path.exists() and accept_lost_spend is None:
+    if not config.ledger.path.exists() and accept_lost_spend is None:
         _refuse(check_ledger(keyring, ledger_id=None, entries=0))
-    ledger = SqliteLedger(path, durability=durability, now=time.time_ns(), new_id=new_id)
-    refused = _fault(keyring, ledger)
-    if refused is not None and not (keyring.ledger is None and ledger.entry_count() == 0):
+    ledger = _embedded(config, new_id, create=True)
+    entries = await ledger.entry_count()
+    refused = await _fault(keyring, ledger)
+    if refused is not None and not (keyring.ledger is None and entries == 0):
         if accept_lost_spend is None:
-            ledger.close()
+            await ledger.close()
             _refuse(refused)
-        ledger.accept(f"{refused}; accepted: {accept_lost_spend}", time.time_ns())
+        await ledger.accept(f"{refused}; accepted: {accept_lost_spend}")
     replace = refused is not None and accept_lost_spend is not None
-    keyring.remember_ledger(ledger.id, entries=ledger.entry_count(), at=time.time_ns(), replace=replace)
+    keyring.remember_ledger(ledger.id, entries=await ledger.entry_count(), at=time.time_ns(), replace=replace)
     return ledger
 
 
-def reopen_ledger(config: Config, keyring: Keyring) -> SqliteLedger:
+async def reopen_ledger(config: Config, keyring: Keyring) -> Ledger:
     """A worker's own connection to the ledger that its supervisor opened. Raises `LedgerRefused` if it is that no more:
     a worker that starts late may find another file, or another path in the config.
     """
-    ledger = SqliteLedger(
-        config.ledger.path, durability=durability_of(config), now=time.time_ns(), new_id="", create=False
-    )
-    refused = _fault(keyring, ledger)
+    ledger = _embedded(config, "", create=False)
+    refused = await _fault(keyring, ledger)
     if refused is not None:
-        ledger.close()
+        await ledger.close()
         _refuse(refused)
     return ledger
 
 
-def _fault(keyring: Keyring, ledger: SqliteLedger) -> str | None:
-    def look() -> str | None:
-        return check_ledger(keyring, ledger_id=ledger.id, entries=ledger.entry_count())
+def _embedded(config: Config, new_id: str, *, create: bool) -> EmbeddedLedger:
+    durability: Durability = "normal" if config.ledger.durability == "normal" else "full"
+    file = SqliteLedger(config.ledger.path, durability=durability, now=time.time_ns(), new_id=new_id, create=create)
+    return EmbeddedLedger(file, timeout=config.ledger.timeout, now=time.time_ns)
 
+
+async def _fault(keyring: Keyring, ledger: Ledger) -> str | None:
     # Twice, since a gateway may raise the mark between the two readings; it does so no more than twice a second.
-    return look() and look()
+    entries = await ledger.entry_count()
+    if check_ledger(keyring, ledger_id=ledger.id, entries=entries) is None:
+        return None
+    return check_ledger(keyring, ledger_id=ledger.id, entries=await ledger.entry_count())
 
 
 def _refuse(reason: str | None) -> None:

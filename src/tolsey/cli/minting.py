@@ -1,5 +1,6 @@
 """`tolsey mint`: a new token, and the root's accounts in the ledger."""
 
+import asyncio
 import os
 import secrets
 import time
@@ -98,17 +99,20 @@ def _check_budget(texts: list[str], free_calls_only: bool) -> None:
 def _open_accounts(config: "Config", keyring: "Keyring", accounts: "list[Account]") -> None:
     """Write the root's accounts into the ledger, which the keyring then remembers (RULES.md L1)."""
     from tolsey.cli.assemble import open_ledger
-    from tolsey.ledger.rules import Conflict, Open
+    from tolsey.ledger.events import Conflict, Open, Outcome
 
-    ledger = open_ledger(config, keyring, new_id=secrets.token_hex(16))
-    try:
-        now = time.time_ns()
-        ledger.config = ledger.number_config(config.generation, now)
-        note = f"minted by {_user()}"
-        outcomes = ledger.run([Open(account, note) for account in accounts], now) if accounts else []
-        keyring.write_mark(ledger.id, ledger.entry_count(), now)
-    finally:
-        ledger.close()
+    async def write() -> list[Outcome]:
+        ledger = await open_ledger(config, keyring, new_id=secrets.token_hex(16))
+        try:
+            ledger.config = await ledger.number_config(config.generation)
+            note = f"minted by {_user()}"
+            outcomes = await ledger.write([Open(account, note) for account in accounts]) if accounts else []
+            keyring.write_mark(ledger.id, await ledger.entry_count(), time.time_ns())
+        finally:
+            await ledger.close()
+        return outcomes
+
+    outcomes = asyncio.run(write())
     for outcome in outcomes:
         if isinstance(outcome, Conflict):
             raise LedgerConflict(outcome.detail)

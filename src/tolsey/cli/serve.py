@@ -24,16 +24,15 @@ from tolsey.cli.assemble import open_ledger
 from tolsey.config import Config, load, problems, same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
 from tolsey.gateway.server import HttpServer
+from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring
-from tolsey.store.sqlite import SqliteLedger
 
 TICK_SECONDS = 0.5
 """How often the supervisor keeps house: far less than the two seconds in which a dead worker's holds must be
 resolved.
 """
 
-WAL_BYTES = 8 * 1024 * 1024
-"""A checkpoint is taken when the WAL is larger than this."""
+EXPIRED = "settled holds of dead workers, or beyond their time, as unmetered"
 
 FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits")
 """What a reload cannot change; of `server` only where and with how many workers it listens."""
@@ -100,15 +99,13 @@ class Child:
 class Supervisor:
     """One gateway on this machine."""
 
-    def __init__(self, config: Config, *, port: int, workers: int, accept_lost_spend: str | None) -> None:
+    def __init__(self, config: Config, keyring: Keyring, ledger: Ledger, *, port: int, workers: int) -> None:
         self.config = config
         self.port = port
         self._workers = workers
         self._log = logs.configure()
-        self._keyring = Keyring.open(config.keys)
-        self._ledger: SqliteLedger = open_ledger(
-            config, self._keyring, new_id=secrets.token_hex(16), accept_lost_spend=accept_lost_spend
-        )
+        self._keyring = keyring
+        self._ledger = ledger
         self._children = [Child(number) for number in range(workers)]
         self._stopping = asyncio.Event()
         self._asked = asyncio.Event()
@@ -119,10 +116,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit status."""
-        expired = self._ledger.expire_dead_owners(time.time_ns())
+        expired = await self._ledger.expire()
         if expired:
-            self._log.warning("settled holds of dead workers as unmetered", holds=expired)
-        self._config_number = self._ledger.number_config(self.config.generation, time.time_ns())
+            self._log.warning(EXPIRED, holds=expired)
+        self._config_number = await self._ledger.number_config(self.config.generation)
         await _wait_for_port(self.config.server.host, self.port)
         admin = HttpServer(Health(self._problems))
         _check_port(self.config.admin.host, self.config.admin.port)
@@ -206,25 +203,22 @@ class Supervisor:
             await self._expire()
 
     async def _expire(self) -> None:
-        """Resolve what dead owners held, take a checkpoint if it is time, raise the mark. Off the loop: it waits."""
+        """Resolve what dead owners held, do the ledger's housework, raise the mark."""
         async with self._housework:
             try:
-                expired = await asyncio.to_thread(self._chores)
+                await self._chores()
             except TolseyError as error:
                 self._log.error("the ledger cannot be kept", error=error.detail)
-                return
-            if expired:
-                self._log.warning("settled holds of dead workers as unmetered", holds=expired)
 
-    def _chores(self) -> int:
-        expired = self._ledger.expire_dead_owners(time.time_ns())
-        if self._ledger.wal_bytes() > WAL_BYTES:
-            self._ledger.checkpoint()
-        entries = self._ledger.entry_count()
+    async def _chores(self) -> None:
+        expired = await self._ledger.expire()
+        if expired:
+            self._log.warning(EXPIRED, holds=expired)
+        await self._ledger.tidy()
+        entries = await self._ledger.entry_count()
         if entries != self._marked:
-            self._keyring.write_mark(self._ledger.id, entries, time.time_ns())
+            await asyncio.to_thread(self._keyring.write_mark, self._ledger.id, entries, time.time_ns())
             self._marked = entries
-        return expired
 
     async def _reload(self) -> None:
         """Take up a changed config; one that is wrong leaves the old one running and says so."""
@@ -240,11 +234,9 @@ class Supervisor:
             self._log.error(f"a change in {sections} takes a restart; the old config goes on")
             return
         try:
-            # In turn with the other chores, which share the connection, and off the loop: it waits.
+            # In turn with the other chores, which share the connection.
             async with self._housework:
-                self._config_number = await asyncio.to_thread(
-                    self._ledger.number_config, config.generation, time.time_ns()
-                )
+                self._config_number = await self._ledger.number_config(config.generation)
         except LedgerUnavailable as error:
             self._log.error("the new config cannot be recorded; the old one goes on", error=error.detail)
             return
@@ -269,9 +261,8 @@ class Supervisor:
 
     async def _end_house(self) -> None:
         with contextlib.suppress(TolseyError):
-            await asyncio.to_thread(self._chores)
-            await asyncio.to_thread(self._ledger.checkpoint)
-        self._ledger.close()
+            await self._chores()
+        await self._ledger.close()
         self._log.info("stopped")
 
 
@@ -320,12 +311,10 @@ def serve(file: Path, *, port: int | None, workers: int | None, accept_lost_spen
         raise ConfigError("the data port and the admin port must differ", file=str(file), key="admin.port")
 
     async def run() -> int:
-        supervisor = Supervisor(
-            config,
-            port=port,
-            workers=config.server.workers if workers is None else workers,
-            accept_lost_spend=accept_lost_spend,
-        )
-        return await supervisor.run()
+        keyring = Keyring.open(config.keys)
+        new_id = secrets.token_hex(16)
+        ledger = await open_ledger(config, keyring, new_id=new_id, accept_lost_spend=accept_lost_spend)
+        count = config.server.workers if workers is None else workers
+        return await Supervisor(config, keyring, ledger, port=port, workers=count).run()
 
     return uvloop.run(run())

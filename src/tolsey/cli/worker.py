@@ -29,8 +29,8 @@ from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.server import HttpServer
 from tolsey.store.book import Book
+from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring, LiveKeyring
-from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import CAPABILITY
 from tolsey.token.verifier import Verifier
 
@@ -91,7 +91,7 @@ class Worker:
         self._log = logs.configure()
         self._config, self._config_number = self._read(control.first())
         self._keys = LiveKeyring(Keyring.open(self._config.keys), self._forget)
-        self._ledger: SqliteLedger
+        self._ledger: Ledger
         self._book: Book
         self._passage: Passage
         self._calls: CallLog
@@ -107,15 +107,10 @@ class Worker:
         """Open the ledger as a new owner and put the passage together."""
         config = self._config
         owner = secrets.token_hex(8)
-        self._ledger = reopen_ledger(config, self._keys.keyring)
-        self._ledger.register(owner, time.time_ns())
+        self._ledger = await reopen_ledger(config, self._keys.keyring)
+        await self._ledger.register(owner)
         self._ledger.config = self._config_number
-        self._book = Book(
-            self._ledger,
-            timeout=config.ledger.timeout,
-            now=time.time_ns,
-            new_owner=lambda: secrets.token_hex(8),
-        )
+        self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8))
         self._calls = CallLog(lambda piece: os.write(sys.stdout.fileno(), piece), time.time_ns)
         self._passage = Passage(
             routes=routes_of(config),
@@ -124,7 +119,7 @@ class Worker:
             ),
             book=self._book,
             log=self._calls,
-            now=lambda: self._ledger.time(time.time_ns()),
+            now=self._ledger.time,
             new_hold=hold_ids(owner),
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",

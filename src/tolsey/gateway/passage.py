@@ -19,7 +19,7 @@ from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog, CallRecord
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
-from tolsey.ledger.rules import Conflict, Granted, Outcome, Reserve, Settle, Shortfall, TooManyHolds, Void
+from tolsey.ledger.events import Conflict, Granted, Outcome, Reserve, Settle, Shortfall, TooManyHolds, Void
 from tolsey.store.book import Book
 from tolsey.token.caveats import Network
 from tolsey.token.chain import Account, Chain, clear

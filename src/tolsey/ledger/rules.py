@@ -1,187 +1,123 @@
 """The ledger as a state machine: balances and holds in, an outcome and journal entries out.
 
-Law 2: for every account at every instant, spent + held <= limit. It holds because `reserve` is the only thing that adds
-to held, and it adds to all accounts on a chain or to none; because a resolution moves at most what is held; and because
-a hold is resolved exactly once. Nothing here knows the time, a disk or another gateway: a store runs these rules inside
-its own transaction, over the rows that it has locked.
+Law 2: for every account at every instant, spent + held <= limit. It holds because `reserve` and `extend` are the only
+things that add to held, and they add to all accounts on a chain or to none; because a resolution moves at most what is
+held; and because a hold is resolved exactly once. Nothing here knows the time, a disk or another gateway: a store runs
+these rules inside its own transaction, over the rows that it has locked.
 
-The words are TigerBeetle's: a reserve is a pending transfer, an entry is never changed, a hold is resolved by a later
-entry. All amounts are nano-units.
+An account with a period has one limit for each of its windows. A hold belongs to the windows of the instant at which it
+was reserved, whenever it is settled (RULES.md M10).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-from tolsey.token.chain import Account
-from tolsey.units import MAX_NANO
+from tolsey.ledger.events import (
+    Annul,
+    Claimed,
+    Conflict,
+    Entry,
+    Event,
+    Expire,
+    Extend,
+    Grant,
+    Granted,
+    Kept,
+    Key,
+    Kind,
+    Late,
+    Open,
+    Outcome,
+    RateLimited,
+    Refund,
+    Repeated,
+    Reserve,
+    Resolved,
+    Settle,
+    Shortfall,
+    TooManyHolds,
+    Unknown,
+    Void,
+)
+from tolsey.ledger.windows import HOUR, spacing, window
+from tolsey.token.chain import Account, Rate
+from tolsey.units import MAX_NANO, NANO
 
 MAX_OPEN_HOLDS: Final = 256
 """Open holds of one Link, at most (RULES.md M9)."""
 
+CLAIM_NS: Final = 24 * HOUR
+"""How long an idempotency key is remembered, in nanoseconds."""
 
-class Kind(StrEnum):
-    """What an entry says. The three resolutions each close a hold; of those a hold has exactly one."""
-
-    OPEN = "open"
-    RESERVE = "reserve"
-    SETTLE = "settle"
-    VOID = "void"
-    EXPIRE = "expire"
-    LATE = "late"
-    ACCEPT = "accept"
-
-
-RESOLUTIONS: Final = (Kind.SETTLE, Kind.VOID, Kind.EXPIRE)
-
-Key = tuple[str, str]
-"""An account's id and unit."""
+WindowKey = tuple[Key, int]
+"""A window of an account: the account's key, and the instant at which the window begins."""
 
 
 @dataclass(slots=True)
 class Balance:
-    """Where an account stands. `calls` are those that were settled; `open` are the holds whose leaf this is."""
+    """Where an account stands. `calls` are those that were settled; `open` are the holds whose leaf this is.
+
+    `spent` and `held` count over the account's whole life, also where it has windows; then `granted` stays 0 here.
+    """
 
     account: Account
     spent: int = 0
     held: int = 0
     calls: int = 0
     open: int = 0
+    granted: int = 0
 
 
-class Entry(NamedTuple):
-    """One line of the journal. `leaf` is the account at the end of the chain; the ones above are charged with it."""
+@dataclass(slots=True)
+class Window:
+    """Where an account with a period stands in one of its windows."""
 
-    kind: Kind
-    at: int
-    hold: str | None
-    leaf: Key | None
-    amount: int
-    owner: int
-    note: str = ""
+    spent: int = 0
+    held: int = 0
+    granted: int = 0
 
 
 @dataclass(slots=True)
 class Hold:
-    """A reserved amount on a chain of accounts, root first. `resolution` is None while it is open."""
+    """A reserved amount on a chain of accounts, root first, and one call on each of `counters`.
+
+    `amount` is all that is reserved, `extended` what of it came later than `at`. `resolution` is None while it is open;
+    then come `settled`, what it was charged, `refunded`, what of that was given back, and `annulled`.
+    """
 
     id: str
     chain: tuple[Key, ...]
     amount: int
     owner: int
+    at: int
+    counters: tuple[Key, ...] = ()
+    claim: tuple[str, str] | None = None
+    extended: int = 0
     resolution: Kind | None = None
     settled: int = 0
+    refunded: int = 0
+    annulled: bool = False
 
 
 @dataclass(slots=True)
 class Books:
     """The part of the ledger that a group of events touches.
 
-    `balances` holds every account that exists among those touched; what is not in it does not exist yet. `dirty` are
-    the keys changed, `entries` those made, since the store last wrote.
+    `balances` holds every account that exists among those touched; what is not in it does not exist yet. So it is with
+    `windows`, `rates` (id → the instant at which all of a rate's calls are paid off) and `claims`. The `dirty` ones are
+    those changed, `entries` those made, since the store last wrote; a claim that is None there is gone.
     """
 
     balances: dict[Key, Balance] = field(default_factory=dict)
+    windows: dict[WindowKey, Window] = field(default_factory=dict)
+    rates: dict[str, int] = field(default_factory=dict)
+    claims: dict[tuple[str, str], Claimed] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
     dirty: dict[Key, Balance] = field(default_factory=dict)
+    dirty_windows: dict[WindowKey, Window] = field(default_factory=dict)
+    dirty_rates: dict[str, int] = field(default_factory=dict)
+    dirty_claims: dict[tuple[str, str], Claimed | None] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
-
-
-class Reserve(NamedTuple):
-    """Hold `amount` on every account of a chain (root first, one unit). `note` is kept with the entry."""
-
-    hold: str
-    accounts: tuple[Account, ...]
-    amount: int
-    note: str = ""
-
-
-class Settle(NamedTuple):
-    """The call was served and cost `amount`, at most what is held; the rest returns."""
-
-    hold: str
-    amount: int
-    note: str = ""
-
-
-class Void(NamedTuple):
-    """The call was surely not served: the whole amount returns."""
-
-    hold: str
-    note: str = ""
-
-
-class Expire(NamedTuple):
-    """The owner died and the outcome is unknown: settled at the held amount, `unmetered`."""
-
-    hold: str
-    note: str = "unmetered"
-
-
-class Open(NamedTuple):
-    """Write down a minted account before its first call."""
-
-    account: Account
-    note: str = ""
-
-
-Event = Reserve | Settle | Void | Expire | Open
-
-
-class Granted(NamedTuple):
-    """The amount is held. `remaining` is the least that is left on the chain (None: no limit on it), after the hold."""
-
-    hold: str
-    amount: int
-    remaining: int | None
-
-
-class Shortfall(NamedTuple):
-    """An account cannot pay: the first from the root that cannot, as it stands."""
-
-    account: Account
-    spent: int
-    held: int
-
-
-class TooManyHolds(NamedTuple):
-    """The Link has `MAX_OPEN_HOLDS` open."""
-
-    account: Account
-
-
-class Conflict(NamedTuple):
-    """The ledger holds something else under this id. `detail` says what."""
-
-    detail: str
-
-
-class Resolved(NamedTuple):
-    """The hold is closed, by this event or by an equal one before."""
-
-    hold: str
-    kind: Kind
-    amount: int
-
-
-class Late(NamedTuple):
-    """The hold was already closed in another way, by `kind`: nothing changes but a note. After an `expire`, its `owner`
-    was taken for dead.
-    """
-
-    hold: str
-    kind: Kind
-    owner: int
-
-
-class Unknown(NamedTuple):
-    """No such hold. For a void that is all one could want; for a settle the store is not the one that reserved."""
-
-    hold: str
-
-
-Outcome = Granted | Shortfall | TooManyHolds | Conflict | Resolved | Late | Unknown
 
 
 def apply(books: Books, event: Event, *, at: int, owner: int) -> Outcome:
@@ -189,58 +125,159 @@ def apply(books: Books, event: Event, *, at: int, owner: int) -> Outcome:
     match event:
         case Reserve():
             return _reserve(books, event, at, owner)
-        case Settle(hold, amount, note):
-            return _resolve(books, Kind.SETTLE, hold, amount, note, at, owner)
+        case Settle(hold, amount, note, kept):
+            return _resolve(books, Kind.SETTLE, hold, amount, note, at, owner, kept)
         case Void(hold, note):
             return _resolve(books, Kind.VOID, hold, 0, note, at, owner)
         case Expire(hold, note):
             return _resolve(books, Kind.EXPIRE, hold, None, note, at, owner)
-        case Open(account, note):
-            return _open(books, account, note, at, owner)
+        case Extend():
+            return _extend(books, event, at, owner)
+        case Open():
+            return _open(books, event, at, owner)
+        case Grant():
+            return _grant(books, event, at, owner)
+        case Refund():
+            return _refund(books, event, at, owner)
+        case Annul():
+            return _annul(books, event, at, owner)
 
 
 def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
-    accounts, amount = event.accounts, event.amount
-    chain: tuple[Key, ...] = tuple([account[:2] for account in accounts])
+    chain: tuple[Key, ...] = tuple([account[:2] for account in event.accounts])
+    counters: tuple[Key, ...] = tuple([account[:2] for account in event.counters]) if event.counters else ()
     known = books.holds.get(event.hold)
     if known is not None:
-        if (known.chain, known.amount) != (chain, amount):
+        if (known.chain, known.counters, known.amount - known.extended) != (chain, counters, event.amount):
             return Conflict(f"hold {event.hold} was reserved with other contents")
-        return Granted(event.hold, amount, _remaining([books.balances[key] for key in chain]))
-    if not accounts or not 0 < amount <= MAX_NANO:
-        return Conflict("a reserve needs accounts and an amount above 0")
-    balances = []
+        return Granted(event.hold, event.amount, _remaining(books, chain, known.at))
+    if not (0 < event.amount <= MAX_NANO if chain else event.amount == 0 and (counters or event.rates)):
+        return Conflict("a reserve needs accounts and an amount above 0, or counters or rates and none")
+    claimed = None if event.claim is None else books.claims.get(event.claim[:2])
+    if claimed is not None and at - claimed.at < CLAIM_NS:
+        return Repeated(claimed)
+    balances: list[Balance] = []
     remaining: int | None = None
-    for key, account in zip(chain, accounts, strict=True):
-        balance = books.balances.get(key)
-        if balance is None:
-            balance = Balance(account)
-        elif balance.account != account:
-            return Conflict(f"account {account.id} is in the ledger with another parent, unit, limit or label")
-        left = (MAX_NANO if account.limit is None else account.limit) - balance.spent - balance.held - amount
-        if left < 0:
-            return Shortfall(account, balance.spent, balance.held)
-        if account.limit is not None and (remaining is None or left < remaining):
-            remaining = left
-        balances.append(balance)
-    leaf = balances[-1]
-    if leaf.open >= MAX_OPEN_HOLDS:
+    for accounts, amount in ((event.accounts, event.amount), (event.counters, NANO)):
+        for account in accounts:
+            balance = books.balances.get(account[:2])
+            if balance is None:
+                balance = Balance(account)
+            elif balance.account != account:
+                return Conflict(_OTHERWISE.format(account.id))
+            left = _left(books, balance, at) - amount
+            if left < 0:
+                return _shortfall(books, balance, at)
+            if account.limit is not None and (remaining is None or left < remaining) and accounts is event.accounts:
+                remaining = left
+            balances.append(balance)
+    if balances and (leaf := balances[len(chain) - 1]).open >= MAX_OPEN_HOLDS:
         return TooManyHolds(leaf.account)
+    tats = _paced(books, event.rates, at) if event.rates else {}
+    if isinstance(tats, RateLimited):
+        return tats
+    books.rates.update(tats)
+    books.dirty_rates.update(tats)
+    if not balances:
+        return Granted(event.hold, 0, None)
     leaf.open += 1
-    for key, balance in zip(chain, balances, strict=True):
-        balance.held += amount
-        books.balances[key] = books.dirty[key] = balance
-    books.holds[event.hold] = Hold(event.hold, chain, amount, owner)
-    books.entries.append(Entry(Kind.RESERVE, at, event.hold, chain[-1], amount, owner, event.note))
-    return Granted(event.hold, amount, remaining)
+    for key, balance in zip(chain + counters, balances, strict=True):
+        books.balances[key] = balance
+    hold = books.holds[event.hold] = Hold(event.hold, chain, event.amount, owner, at, counters)
+    _move(books, hold, event.amount, NANO, 0, 0)
+    if event.claim is not None:
+        hold.claim = event.claim[:2]
+        books.claims[hold.claim] = books.dirty_claims[hold.claim] = Claimed(event.claim, event.hold, at)
+    books.entries.append(
+        Entry(
+            Kind.RESERVE,
+            at,
+            event.hold,
+            chain[-1] if chain else None,
+            event.amount,
+            owner,
+            event.note,
+            counters[-1] if counters else None,
+            event.until or None,
+        )
+    )
+    return Granted(event.hold, event.amount, remaining)
 
 
-def _remaining(balances: Sequence[Balance]) -> int | None:
-    left = [b.account.limit - b.spent - b.held for b in balances if b.account.limit is not None]
-    return min(left, default=None)
+_OTHERWISE: Final = "account {} is in the ledger with another parent, unit, limit, period or label"
 
 
-def _resolve(books: Books, kind: Kind, hold_id: str, amount: int | None, note: str, at: int, owner: int) -> Outcome:
+def _left(books: Books, balance: Balance, at: int) -> int:
+    """What an account can still pay at the instant `at`."""
+    account = balance.account
+    room = MAX_NANO - balance.spent - balance.held
+    if account.limit is None:
+        return room
+    if account.period is None:
+        return account.limit + balance.granted - balance.spent - balance.held
+    stands = books.windows.get((account[:2], window(account.period, at)[0])) or Window()
+    return min(room, account.limit + stands.granted - stands.spent - stands.held)
+
+
+def _remaining(books: Books, chain: tuple[Key, ...], at: int) -> int | None:
+    balances = [books.balances[key] for key in chain]
+    return min((_left(books, b, at) for b in balances if b.account.limit is not None), default=None)
+
+
+def _shortfall(books: Books, balance: Balance, at: int) -> Shortfall:
+    account = balance.account
+    if account.period is None:
+        limit = None if account.limit is None else account.limit + balance.granted
+        return Shortfall(account, balance.spent, balance.held, limit)
+    start, end = window(account.period, at)
+    stands = books.windows.get((account[:2], start)) or Window()
+    return Shortfall(account, stands.spent, stands.held, (account.limit or 0) + stands.granted, end)
+
+
+def _paced(books: Books, rates: tuple[Rate, ...], at: int) -> dict[str, int] | RateLimited:
+    """GCRA with a burst of all its calls: the new instant of each rate, or the first that is too fast."""
+    tats: dict[str, int] = {}
+    for rate in rates:
+        step = spacing(rate.calls, rate.period)
+        # Further ahead than all its calls it can only be where the clock was set back.
+        tat = min(books.rates.get(rate.id, 0), at + rate.calls * step)
+        allowed = tat - (rate.calls - 1) * step
+        if allowed > at:
+            return RateLimited(rate, allowed)
+        tats[rate.id] = max(tat, at) + step
+    return tats
+
+
+def _move(books: Books, hold: Hold, held: int, held_calls: int, spent: int, calls: int) -> None:
+    """Add to what is held and spent on every account of a hold, in its windows, and mark what changed. `held_calls` (in
+    nano-units) and `calls` are for the counters, and `calls` is counted on every account.
+    """
+    for keys, more_held, more_spent in ((hold.chain, held, spent), (hold.counters, held_calls, calls * NANO)):
+        for key in keys:
+            balance = books.balances[key]
+            balance.held += more_held
+            balance.spent += more_spent
+            balance.calls += calls
+            if balance.held < 0 or balance.spent < 0:
+                raise AssertionError(f"account {key} holds less than its open holds, or has spent less than nothing")
+            books.dirty[key] = balance
+            period = balance.account.period
+            if period is not None:
+                at = (key, window(period, hold.at)[0])
+                stands = books.windows.get(at)
+                if stands is None:
+                    # One that was closed long ago is of no account any more: there is nothing to limit in it.
+                    if more_held <= 0:
+                        continue
+                    stands = books.windows[at] = Window()
+                stands.held += more_held
+                stands.spent += more_spent
+                books.dirty_windows[at] = stands
+
+
+def _resolve(
+    books: Books, kind: Kind, hold_id: str, amount: int | None, note: str, at: int, owner: int, kept: Kept | None = None
+) -> Outcome:
     hold = books.holds.get(hold_id)
     if hold is None:
         return Unknown(hold_id)
@@ -250,32 +287,119 @@ def _resolve(books: Books, kind: Kind, hold_id: str, amount: int | None, note: s
     if hold.resolution is not None:
         if (hold.resolution, hold.settled) == (kind, cost):
             return Resolved(hold_id, kind, cost)
-        books.entries.append(
-            Entry(Kind.LATE, at, hold_id, hold.chain[-1], cost, owner, f"{kind} after {hold.resolution}")
-        )
+        books.entries.append(_entry(Kind.LATE, at, hold, cost, owner, f"{kind} after {hold.resolution}"))
         return Late(hold_id, hold.resolution, hold.owner)
-    for key in hold.chain:
-        balance = books.balances[key]
-        balance.held -= hold.amount
-        balance.spent += cost
-        if kind is not Kind.VOID:
-            balance.calls += 1
-        if balance.held < 0:
-            raise AssertionError(f"account {key} holds less than its open holds")
-        books.dirty[key] = balance
-    books.balances[hold.chain[-1]].open -= 1
+    _move(books, hold, -hold.amount, -NANO, cost, 0 if kind is Kind.VOID else 1)
+    books.balances[(hold.chain or hold.counters)[-1]].open -= 1
     hold.resolution, hold.settled = kind, cost
-    books.entries.append(Entry(kind, at, hold_id, hold.chain[-1], cost, owner, note))
+    if hold.claim is not None:
+        _close_claim(books, hold.claim, kind, kept)
+    books.entries.append(_entry(kind, at, hold, cost, owner, note))
     return Resolved(hold_id, kind, cost)
 
 
-def _open(books: Books, account: Account, note: str, at: int, owner: int) -> Outcome:
-    key = (account.id, account.unit)
+def _close_claim(books: Books, key: tuple[str, str], kind: Kind, kept: Kept | None) -> None:
+    """A call that was surely not served frees its idempotency key; any other keeps it, with its outcome if known."""
+    claimed = books.claims.get(key)
+    if claimed is None:
+        return
+    if kind is Kind.VOID:
+        del books.claims[key]
+        books.dirty_claims[key] = None
+        return
+    claimed.done = kind
+    if kept is not None:
+        claimed.body, claimed.response = kept
+    books.dirty_claims[key] = claimed
+
+
+def _extend(books: Books, event: Extend, at: int, owner: int) -> Outcome:
+    hold = books.holds.get(event.hold)
+    if hold is None:
+        return Unknown(event.hold)
+    if hold.resolution is not None:
+        return Late(hold.id, hold.resolution, hold.owner)
+    if not (hold.chain and event.amount > 0):
+        return Conflict(f"hold {hold.id} can only be extended by an amount above 0, where it holds one")
+    for key in hold.chain:
+        if _left(books, books.balances[key], hold.at) < event.amount:
+            return _shortfall(books, books.balances[key], hold.at)
+    hold.amount += event.amount
+    hold.extended += event.amount
+    _move(books, hold, event.amount, 0, 0, 0)
+    books.entries.append(_entry(Kind.EXTEND, at, hold, event.amount, owner, event.note))
+    return Granted(hold.id, event.amount, _remaining(books, hold.chain, hold.at))
+
+
+def _open(books: Books, event: Open, at: int, owner: int) -> Outcome:
+    account = event.account
+    key = account[:2]
     balance = books.balances.get(key)
     if balance is not None:
         if balance.account != account:
-            return Conflict(f"account {account.id} is in the ledger with another parent, unit, limit or label")
-        return Granted(account.id, 0, _remaining([balance]))
+            return Conflict(_OTHERWISE.format(account.id))
+        return Granted(account.id, 0, _remaining(books, (key,), at))
     books.balances[key] = books.dirty[key] = Balance(account)
-    books.entries.append(Entry(Kind.OPEN, at, None, key, 0, owner, note))
+    books.entries.append(Entry(Kind.OPEN, at, None, key, 0, owner, event.note))
     return Granted(account.id, 0, account.limit)
+
+
+def _grant(books: Books, event: Grant, at: int, owner: int) -> Outcome:
+    balance = books.balances.get(event.key)
+    if balance is None:
+        return Unknown(event.key[0])
+    account = balance.account
+    if account.limit is None:
+        return Conflict(f"account {account.id} has no limit that could be raised")
+    running = None if account.period is None else (event.key, window(account.period, at)[0])
+    purse = balance if running is None else books.windows.get(running) or Window()
+    if not (event.amount > 0 and account.limit + purse.granted + event.amount <= MAX_NANO):
+        return Conflict("a grant is above 0, and a limit with all its grants fits an amount")
+    purse.granted += event.amount
+    if isinstance(purse, Balance):
+        books.dirty[event.key] = purse
+    elif running is not None:
+        books.windows[running] = books.dirty_windows[running] = purse
+    books.entries.append(Entry(Kind.GRANT, at, None, event.key, event.amount, owner, event.note))
+    return Granted(account.id, event.amount, _left(books, balance, at))
+
+
+def _refund(books: Books, event: Refund, at: int, owner: int) -> Outcome:
+    hold = books.holds.get(event.hold)
+    if hold is None:
+        return Unknown(event.hold)
+    left = hold.settled - hold.refunded
+    amount = left if event.amount is None else event.amount
+    if not 0 < amount <= left:
+        return Conflict(_charged(hold, f"{left} nano-units of it can be refunded"))
+    hold.refunded += amount
+    _move(books, hold, 0, 0, -amount, 0)
+    books.entries.append(_entry(Kind.REFUND, at, hold, amount, owner, event.note))
+    return Resolved(hold.id, Kind.REFUND, amount)
+
+
+def _annul(books: Books, event: Annul, at: int, owner: int) -> Outcome:
+    hold = books.holds.get(event.hold)
+    if hold is None:
+        return Unknown(event.hold)
+    if hold.resolution not in (Kind.SETTLE, Kind.EXPIRE):
+        return Conflict(_charged(hold, "there is nothing to annul"))
+    if hold.annulled:
+        return Resolved(hold.id, Kind.ANNUL, 0)
+    amount = hold.settled - hold.refunded
+    hold.refunded, hold.annulled = hold.settled, True
+    _move(books, hold, 0, 0, -amount, -1)
+    books.entries.append(_entry(Kind.ANNUL, at, hold, amount, owner, event.note))
+    return Resolved(hold.id, Kind.ANNUL, amount)
+
+
+def _charged(hold: Hold, detail: str) -> str:
+    if hold.resolution is None:
+        return f"hold {hold.id} is still open"
+    return f"hold {hold.id} was charged {hold.settled} nano-units ({hold.resolution}), and {detail}"
+
+
+def _entry(kind: Kind, at: int, hold: Hold, amount: int, owner: int, note: str) -> Entry:
+    leaf = hold.chain[-1] if hold.chain else None
+    counter = hold.counters[-1] if hold.counters else None
+    return Entry(kind, at, hold.id, leaf, amount, owner, note, counter)

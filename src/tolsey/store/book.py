@@ -13,53 +13,43 @@ that money on its way back is there for the next reserve. A lone call waits for 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from tolsey.errors import LedgerFull, LedgerUnavailable, TolseyError
-from tolsey.ledger.rules import Balance, Granted, Kind, Late, Outcome, Reserve, Settle, Void
-from tolsey.store.sqlite import SqliteLedger
+from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
+from tolsey.ledger.events import Extend, Granted, Kind, Late, Outcome, Reserve, Settle, Void
+from tolsey.ledger.rules import Balance
+from tolsey.store.contract import Ledger
 from tolsey.token.chain import Account
 
 BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """How long the Book waits after each failed group in a row; the last is repeated."""
-
-CLOSE_SECONDS = 0.5
-"""How long the file may take to close, once there is nothing more to write."""
 
 FULL = "the ledger's disk is full"
 STOPPING = "the gateway is stopping"
 
 
 class Book:
-    """Group commit over one `SqliteLedger`, for one event loop.
+    """Group commit over one `Ledger`, for one event loop.
 
-    `timeout` is how long a reserve may wait for the ledger, in seconds; `now` returns nanoseconds since the epoch and
-    `new_owner` a fresh owner id. `problem` says why the ledger is not usable at the moment, or is None.
+    `new_owner` returns a fresh owner id. `problem` says why the ledger is not usable at the moment, or is None.
     """
 
-    def __init__(
-        self, ledger: SqliteLedger, *, timeout: float, now: Callable[[], int], new_owner: Callable[[], str]
-    ) -> None:
+    def __init__(self, ledger: Ledger, *, new_owner: Callable[[], str]) -> None:
         self._ledger = ledger
-        self._timeout = timeout
-        self._now = now
         self._new_owner = new_owner
-        self._reserves: list[tuple[Reserve, asyncio.Future[Outcome]]] = []
+        self._reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]] = []
         self._resolutions: list[Settle | Void] = []
         self._reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]] = []
-        self._thread = ThreadPoolExecutor(1, "ledger")
-        self._taking: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._closing = False
         self._fenced = False
-        self._full = not ledger.keep_ballast()
+        self._full = not ledger.has_room()
         self._failures = 0
         self.problem: str | None = FULL if self._full else None
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="ledger")
 
-    async def reserve(self, event: Reserve) -> Outcome:
-        """Hold an amount. Returns Granted, Shortfall, TooManyHolds or Conflict; raises `LedgerUnavailable`.
+    async def reserve(self, event: Reserve | Extend) -> Outcome:
+        """Hold an amount, or more of it. Returns Granted or why not; raises `LedgerUnavailable`.
 
         If the caller is cancelled meanwhile and the hold is granted all the same, it is voided.
         """
@@ -73,7 +63,7 @@ class Book:
         except asyncio.CancelledError:
             # The outcome may be there already, and the cancellation have come before this task could take it.
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._give_back(future.result())
+                self._give_back(event, future.result())
             raise
 
     def resolve(self, event: Settle | Void) -> None:
@@ -100,15 +90,12 @@ class Book:
         self._task.cancel()
         await asyncio.wait({self._task})
         self._refuse(STOPPING, self._reserves, self._reads)
-        # In the thread, after what it may still be busy with: a commit must not lose its connection.
-        closed = self._loop.run_in_executor(self._thread, self._ledger.close)
-        self._thread.shutdown(wait=False)
-        await asyncio.wait({closed}, timeout=CLOSE_SECONDS)
+        await self._ledger.close()
         return len(self._resolutions)
 
     async def _run(self) -> None:
         while True:
-            while self._reserves or self._resolutions or self._reads or self._taking or self._fenced:
+            while self._reserves or self._resolutions or self._reads or self._fenced:
                 await self._group()
             if self._closing:
                 return
@@ -121,32 +108,26 @@ class Book:
         resolutions, self._resolutions = self._resolutions, []
         reserves, self._reserves = [pair for pair in self._reserves if not pair[1].cancelled()], []
         reads, self._reads = self._reads, []
-        staged = False
         try:
             if self._fenced:
-                await self._begin_anew()
-            if resolutions or reserves or self._taking:
-                await self._take_turn()
-                try:
-                    outcomes = self._ledger.stage([*resolutions, *(event for event, _ in reserves)], self._now())
-                    staged = True
-                    await self._commit()
-                except Exception:
-                    self._ledger.turn.give()
-                    raise
-                self._ledger.turn.give()
-                self._answer(outcomes, resolutions, reserves)
+                # Somebody took this owner for dead, and it must not forward anything more (RULES.md L3).
+                await self._ledger.register(self._new_owner())
+                self._fenced = False
+            if resolutions or reserves:
+                self._answer(
+                    await self._ledger.write([*resolutions, *(event for event, _ in reserves)]), resolutions, reserves
+                )
                 # These are done: what goes wrong from here on must not undo them.
                 resolutions, reserves = [], []
             for accounts, future in reads:
+                balances = await self._ledger.balances(accounts)
                 if not future.cancelled():
-                    future.set_result(self._ledger.balances(accounts))
+                    future.set_result(balances)
         except asyncio.CancelledError:
-            # The turn is not given: the thread may still be committing, and closing the ledger gives it back then.
-            self._fail(LedgerUnavailable(STOPPING), staged, resolutions, reserves, reads)
+            self._fail(CommitUnknown(STOPPING), resolutions, reserves, reads)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, every caller is answered and no settle is lost
-            self._fail(error, staged, resolutions, reserves, reads)
+            self._fail(error, resolutions, reserves, reads)
             await asyncio.sleep(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS)) - 1])
         else:
             self._failures = 0
@@ -156,64 +137,36 @@ class Book:
     def _look_for_room(self) -> None:
         """Grant again when the disk has room again."""
         if self._full:
-            self._full = not self._ledger.keep_ballast()
+            self._full = not self._ledger.has_room()
             self.problem = FULL if self._full else None
-
-    async def _begin_anew(self) -> None:
-        """Draw a new owner: somebody took this one for dead, and it must not forward anything more (RULES.md L3)."""
-        await self._take_turn()
-        try:
-            await self._loop.run_in_executor(self._thread, self._ledger.register, self._new_owner(), self._now())
-        finally:
-            self._ledger.turn.give()
-        self._fenced = False
-
-    async def _take_turn(self) -> None:
-        """Take the ledger's turn to write, without ever blocking the loop."""
-        if self._taking is None:
-            if self._ledger.turn.try_take():
-                return
-            self._taking = self._loop.run_in_executor(self._thread, self._ledger.turn.take)
-        await asyncio.wait({self._taking}, timeout=self._timeout)
-        if not self._taking.done():
-            raise LedgerUnavailable(f"the ledger was not free for {self._timeout:g} s")
-        self._taking = None
-
-    async def _commit(self) -> None:
-        """Commit: a sync of the disk is waited for in a thread, so that streams under way go on."""
-        if self._ledger.durability == "full":
-            await self._loop.run_in_executor(self._thread, self._ledger.commit)
-        else:
-            self._ledger.commit()
 
     def _answer(
         self,
         outcomes: list[Outcome],
         resolutions: list[Settle | Void],
-        reserves: list[tuple[Reserve, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
     ) -> None:
-        for (_, future), outcome in zip(reserves, outcomes[len(resolutions) :], strict=True):
+        for (event, future), outcome in zip(reserves, outcomes[len(resolutions) :], strict=True):
             if not future.cancelled():
                 future.set_result(outcome)
             else:
-                self._give_back(outcome)
+                self._give_back(event, outcome)
         mine = self._ledger.owner
         for outcome in outcomes[: len(resolutions)]:
             # One that is late under an older name says nothing about the present one.
             if isinstance(outcome, Late) and outcome.kind is Kind.EXPIRE and outcome.owner == mine:
                 self._fenced = True
 
-    def _give_back(self, outcome: Outcome) -> None:
-        """Void what was granted to a caller that has gone."""
-        if isinstance(outcome, Granted):
+    def _give_back(self, event: Reserve | Extend, outcome: Outcome) -> None:
+        """Void what was granted to a caller that has gone. An extension is left to the settle of its hold."""
+        if isinstance(event, Reserve) and isinstance(outcome, Granted):
             self.resolve(Void(outcome.hold, "the caller went away before the call was sent"))
 
     def _fail(
         self,
         error: Exception,
-        staged: bool,
         resolutions: list[Settle | Void],
-        reserves: list[tuple[Reserve, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
         reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]],
     ) -> None:
         """Nothing of the group counts as done. What may have reached the disk unseen is voided under its id."""
@@ -222,17 +175,20 @@ class Book:
         self.problem = detail
         if not isinstance(error, TolseyError):
             self._loop.call_exception_handler({"message": detail, "exception": error})
-        if isinstance(error, LedgerFull):
+        unknown = isinstance(error, CommitUnknown)
+        if isinstance(error, LedgerFull) or (isinstance(error, CommitUnknown) and error.full):
             self._full = True
-            self._ledger.drop_ballast()
-        doubtful = [Void(event.hold, "the answer to its commit was lost") for event, _ in reserves] if staged else []
-        self._resolutions = [*resolutions, *doubtful, *self._resolutions]
+            self._ledger.make_room()
+        # An extension in doubt is not taken back: its hold is settled at no more than what was surely held.
+        doubtful = [event.hold for event, _ in reserves if unknown and isinstance(event, Reserve)]
+        voids = [Void(hold, "the answer to its commit was lost") for hold in doubtful]
+        self._resolutions = [*resolutions, *voids, *self._resolutions]
         self._refuse(detail, reserves, reads)
 
     def _refuse(
         self,
         detail: str,
-        reserves: list[tuple[Reserve, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
         reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]],
     ) -> None:
         waiting: list[asyncio.Future[Outcome] | asyncio.Future[list[Balance]]] = [f for _, f in reserves]

@@ -9,56 +9,33 @@ WAL-reset bug, 3.7.0 to 3.51.2, out of reach).
 """
 
 import contextlib
-import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from tolsey.errors import LedgerRefused, LedgerUnavailable
-from tolsey.ledger.rules import (
-    RESOLUTIONS,
-    Balance,
-    Books,
-    Entry,
-    Event,
-    Expire,
-    Granted,
-    Hold,
-    Key,
-    Kind,
-    Open,
-    Outcome,
-    Reserve,
-    apply,
-)
+from tolsey.ledger.events import Entry, Event, Expire, Granted, Kind, Outcome, Reserve
+from tolsey.ledger.rules import Balance, apply
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.sqlite_file import (
-    ACCOUNT_CHANGED,
-    ANCESTRY,
     ERRORS,
-    INSERT_ACCOUNT,
-    INSERT_ENTRY,
     Durability,
     check_file_system,
     check_library,
     connect,
     errors_of,
     identity,
-    insert_sql,
-    parts,
     statements,
     unavailable,
 )
+from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 1
-CACHED_BALANCES: Final = 16_384
-"""How many balances stay in memory between groups."""
-
+SCHEMA_VERSION: Final = 2
+"""How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 BALLAST_BYTES: Final = 8 * 1024 * 1024
 
@@ -80,10 +57,7 @@ class SqliteLedger:
         self.owner_id = ""
         self._lock: OwnerLock | None = None
         self.config: int | None = None
-        self._books = Books()
-        self._rows: dict[Key, int] = {}
-        self._closed: list[str] = []
-        self._next_row = 0
+        self._rows = Rows()
         self._last_at = 0
         self._version = -1
         check_library(sqlite3.sqlite_version_info)
@@ -96,29 +70,43 @@ class SqliteLedger:
             self.turn = Turn(path)
             self._db = connect(path, durability)
             self._file = identity(path)
-            self._create(new_id, now)
-            row = self._db.execute("SELECT id, version FROM ledger").fetchone()
+            found = self._migrate(new_id, now)
         except ERRORS as error:
             raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from None
-        if row is None or row[1] != SCHEMA_VERSION:
+        if isinstance(found, LedgerRefused):
             self._db.close()
             self.turn.close()
-            raise LedgerRefused(f"the ledger {path} is of another version of Tolsey")
-        self.id: str = row[0]
+            raise found
+        self.id: str = found
 
-    def _create(self, new_id: str, now: int) -> None:
+    def _migrate(self, new_id: str, now: int) -> str | LedgerRefused:
+        """Bring the file to the present schema, under the turn; return the ledger's id, or why it must not be used."""
         self.turn.take()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             if self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-                script = resources.files("tolsey.store").joinpath("schema.sql").read_text("utf-8")
-                for statement in statements(script):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO ledger VALUES (?, ?, ?)", (new_id, SCHEMA_VERSION, now))
+                self._run_script(1)
+                self._db.execute("INSERT INTO ledger VALUES (?, ?, ?)", (new_id, 1, now))
                 self._db.execute("INSERT INTO owner VALUES (0, 'cli', ?, ?)", (now, now))
+            row = self._db.execute("SELECT id, version FROM ledger").fetchone()
+            if row is None or not 1 <= row[1] <= SCHEMA_VERSION:
+                self._db.execute("ROLLBACK")
+                return LedgerRefused(f"the ledger {self.path} is of another version of Tolsey")
+            for number in range(row[1] + 1, SCHEMA_VERSION + 1):
+                self._run_script(number)
+                self._db.execute("UPDATE ledger SET version = ?", (number,))
             self._db.execute("COMMIT")
+            moved_to = self._db.execute("SELECT moved_to FROM ledger").fetchone()[0]
         finally:
             self.turn.give()
+        if moved_to is not None:
+            return LedgerRefused(f"the ledger {self.path} was moved to {moved_to}; put that into [ledger] url")
+        return str(row[0])
+
+    def _run_script(self, number: int) -> None:
+        script = resources.files("tolsey.store").joinpath(f"schema/sqlite/{number:04}.sql").read_text("utf-8")
+        for statement in statements(script):
+            self._db.execute(statement)
 
     def register(self, owner_id: str, now: int) -> None:
         """Begin as a new owner: from here on this process may hold money. Takes the turn; blocks."""
@@ -167,13 +155,13 @@ class SqliteLedger:
         for attempt in (1, 2):
             try:
                 self._begin()
-                self._load(events, trusting=attempt == 1)
                 at = self._last_at = max(now, self._last_at)
-                outcomes = [apply(self._books, event, at=at, owner=self.owner) for event in events]
+                self._rows.load(self._db, events, at, trusting=attempt == 1)
+                outcomes = [apply(self._rows.books, event, at=at, owner=self.owner) for event in events]
                 if attempt == 1 and self._is_known_refusal(events, outcomes):
                     self.roll_back()
                     continue
-                self._write()
+                self._rows.write(self._db, at, self.config)
                 return outcomes
             except (sqlite3.IntegrityError, AssertionError) as error:
                 self.roll_back()
@@ -189,14 +177,15 @@ class SqliteLedger:
 
     def _is_known_refusal(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> bool:
         """Whether a reserve was refused whose id was granted before: then the answer must be the old one."""
+        holds = self._rows.books.holds
         refused = [
             event.hold
             for event, outcome in zip(events, outcomes, strict=True)
-            if isinstance(event, Reserve) and not isinstance(outcome, Granted) and event.hold not in self._books.holds
+            if isinstance(event, Reserve) and not isinstance(outcome, Granted) and event.hold not in holds
         ]
         if refused:
-            self._load_holds(refused)
-        return any(hold in self._books.holds for hold in refused)
+            self._rows.load_holds(self._db, refused)
+        return any(hold in holds for hold in refused)
 
     def commit(self) -> None:
         """Make the staged group durable. Raises `LedgerUnavailable`; then whether it was kept is unknown, and the same
@@ -207,12 +196,7 @@ class SqliteLedger:
         except sqlite3.Error as error:
             self._reopen()
             raise unavailable("the ledger cannot be committed", error) from None
-        if len(self._books.balances) > CACHED_BALANCES:
-            self._books.balances.clear()
-            self._rows.clear()
-        for hold in self._closed:
-            self._books.holds.pop(hold, None)
-        self._closed = []
+        self._rows.committed()
 
     def roll_back(self) -> None:
         """Undo what is staged and forget what was read."""
@@ -221,9 +205,7 @@ class SqliteLedger:
         self._forget()
 
     def _forget(self) -> None:
-        self._books = Books()
-        self._rows.clear()
-        self._closed = []
+        self._rows = Rows()
         self._version = -1
 
     def _reopen(self) -> None:
@@ -242,101 +224,10 @@ class SqliteLedger:
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
-            self._books.balances.clear()
-            self._rows.clear()
             self._version = version
-            self._next_row = self._db.execute("SELECT coalesce(max(n), 0) FROM account").fetchone()[0] + 1
+            self._rows.forget(self._db.execute("SELECT coalesce(max(n), 0) FROM account").fetchone()[0] + 1)
             last = self._db.execute("SELECT at FROM entry ORDER BY n DESC LIMIT 1").fetchone()
             self._last_at = max(self._last_at, last[0] if last else 0)
-
-    def _load(self, events: Sequence[Event], *, trusting: bool) -> None:
-        """Bring every hold and account that the events touch into the books."""
-        holds = self._books.holds
-        unknown = [
-            event.hold
-            for event in events
-            if not isinstance(event, Open) and not (trusting and isinstance(event, Reserve)) and event.hold not in holds
-        ]
-        if unknown:
-            self._load_holds(unknown)
-        wanted: dict[Key, None] = {}
-        for event in events:
-            if isinstance(event, Reserve):
-                for account in event.accounts:
-                    wanted[account.id, account.unit] = None
-            elif isinstance(event, Open):
-                wanted[event.account.id, event.account.unit] = None
-            elif event.hold in holds:
-                for key in holds[event.hold].chain:
-                    wanted[key] = None
-        missing = [key for key in wanted if key not in self._books.balances]
-        if missing:
-            for n, balance in self._accounts({key[0] for key in missing}):
-                key = (balance.account.id, balance.account.unit)
-                if key not in self._books.balances:
-                    self._books.balances[key] = balance
-                    self._rows[key] = n
-
-    def _accounts(self, ids: Iterable[str]) -> Iterable[tuple[int, Balance]]:
-        rows = self._db.execute(
-            'SELECT n, id, unit, parent, label, "limit", spent, held, calls, open FROM account'
-            " WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(ids)),),
-        )
-        for n, id_, unit, parent, label, limit, spent, held, calls, open_ in rows:
-            yield n, Balance(Account(id_, unit, parent, label, limit), spent, held, calls, open_)
-
-    def _load_holds(self, ids: list[str]) -> None:
-        """Read holds that this process does not know: another owner's, or a repeated id."""
-        rows = self._db.execute(
-            "SELECT r.hold, r.leaf, r.amount, r.owner, s.kind, s.amount FROM entry r LEFT JOIN entry s"
-            " ON s.hold = r.hold AND s.kind IN ('settle', 'void', 'expire')"
-            " WHERE r.kind = 'reserve' AND r.hold IN (SELECT value FROM json_each(?))",
-            (json.dumps(ids),),
-        ).fetchall()
-        for id_, leaf, amount, owner, kind, settled in rows:
-            resolution = None if kind is None else Kind(kind)
-            self._books.holds[id_] = Hold(id_, self._chain(leaf), amount, owner, resolution, settled or 0)
-
-    def _chain(self, leaf: int) -> tuple[Key, ...]:
-        rows = self._db.execute(ANCESTRY, (leaf,))
-        return tuple((id_, unit) for id_, unit in rows)
-
-    def _write(self) -> None:
-        """Write what the rules changed: accounts, then entries; the open holds follow from those by triggers."""
-        books, rows = self._books, self._rows
-        accounts = []
-        for key, b in books.dirty.items():
-            n = rows.get(key)
-            if n is None:
-                n = rows[key] = self._next_row
-                self._next_row += 1
-            a = b.account
-            accounts.append(
-                (n, a.id, a.unit, a.parent, a.label, a.limit, b.spent, b.held, b.calls, b.open, self._last_at)
-            )
-        self._put(INSERT_ACCOUNT, accounts, ACCOUNT_CHANGED)
-        self._insert_entries(books.entries)
-        books.dirty = {}
-        books.entries = []
-
-    def _insert_entries(self, entries: list[Entry]) -> None:
-        rows, config = self._rows, self.config
-        lines = []
-        for e in entries:
-            leaf = None if e.leaf is None else rows[e.leaf]
-            lines.append((e.at, e.kind, e.hold, leaf, e.amount, e.owner, config, e.note))
-            if e.hold is not None and e.kind in RESOLUTIONS:
-                self._closed.append(e.hold)
-        self._put(INSERT_ENTRY, lines)
-
-    def _put(self, insert: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> None:
-        """Insert rows, many in one statement: Python lets other threads run at every step of every statement, and that
-        costs more than the step (measured: 5 statements a call took 50 µs of a call, 8 a group take 10).
-        """
-        for part in parts(rows):
-            sql = insert_sql(insert, len(part[0]), len(part), conflict)
-            self._db.execute(sql, [*chain.from_iterable(part)])
 
     def run(self, events: Sequence[Event], now: int) -> list[Outcome]:
         """Stage and commit a group at once, waiting for the turn. For tools and recovery; blocks."""
@@ -349,10 +240,11 @@ class SqliteLedger:
         return outcomes
 
     @errors_of("the ledger cannot be read")
-    def balances(self, accounts: Sequence[Account]) -> list[Balance]:
-        """The accounts as committed, by this process and others; one that does not exist yet stands at 0."""
-        found = {(b.account.id, b.account.unit): b for _, b in self._accounts({a.id for a in accounts})}
-        return [found.get((a.id, a.unit)) or Balance(a) for a in accounts]
+    def balances(self, accounts: Sequence[Account], now: int) -> list[Balance]:
+        """The accounts as committed, by this process and others; one that does not exist yet stands at 0, one with a
+        period as its running window does.
+        """
+        return standing(self._db, accounts, self.time(now))
 
     @errors_of("the ledger cannot be written")
     def accept(self, note: str, now: int) -> None:
@@ -361,15 +253,21 @@ class SqliteLedger:
         try:
             self._begin()
             self._last_at = max(now, self._last_at)
-            self._insert_entries([Entry(Kind.ACCEPT, self._last_at, None, None, 0, self.owner, note)])
+            entry = Entry(Kind.ACCEPT, self._last_at, None, None, 0, self.owner, note)
+            self._rows.insert_entries(self._db, [entry], self.config)
             self.commit()
         finally:
             self.turn.give()
 
     @errors_of("the ledger cannot be written")
-    def expire_dead_owners(self, now: int) -> int:
-        """Close every owner whose process is gone, and settle its open holds as held; return how many holds. Blocks."""
-        expired = 0
+    def expire(self, now: int) -> int:
+        """Close every owner whose process is gone, and settle its open holds as held; likewise the holds whose time is
+        over. Return how many holds. Blocks.
+        """
+        overdue = [row[0] for row in self._db.execute("SELECT id FROM hold WHERE until <= ?", (self.time(now),))]
+        if overdue:
+            self.run([Expire(hold, "unmetered: its time was over") for hold in overdue], now)
+        expired = len(overdue)
         # One that was taken for dead while it lived may hold money although it has ended.
         owners = self._db.execute(
             "SELECT n, id FROM owner WHERE ended_at IS NULL OR n IN (SELECT owner FROM hold)"

@@ -23,23 +23,6 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 
 Durability = Literal["full", "normal"]
 
-ANCESTRY: Final = """
-    WITH RECURSIVE up (id, unit, parent, d) AS (
-        SELECT id, unit, parent, 0 FROM account WHERE n = ?
-        UNION ALL
-        SELECT a.id, a.unit, a.parent, d + 1 FROM account a JOIN up ON a.id = up.parent AND a.unit = up.unit
-    )
-    SELECT id, unit FROM up ORDER BY d DESC
-"""
-"""The accounts from the root down to one."""
-
-INSERT_ACCOUNT: Final = 'INSERT INTO account (n, id, unit, parent, label, "limit", spent, held, calls, open, opened_at)'
-ACCOUNT_CHANGED: Final = (
-    "ON CONFLICT (n) DO UPDATE SET spent = excluded.spent, held = excluded.held, calls = excluded.calls,"
-    " open = excluded.open"
-)
-INSERT_ENTRY: Final = "INSERT INTO entry (at, kind, hold, leaf, amount, owner, config, note)"
-
 
 @lru_cache(maxsize=8 * MOST_ROWS)
 def insert_sql(insert: str, columns: int, rows: int, conflict: str) -> str:

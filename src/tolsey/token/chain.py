@@ -75,7 +75,8 @@ class Link:
 
 class Account(NamedTuple):
     """A place that a call is charged to; the first two fields are its key. `limit` (nano-units) is None where a Link
-    has no budget of its own: it is only counted there. `parent` is the id of the account above, in the same unit.
+    has no budget of its own: it is only counted there. `parent` is the id of the account above, in the same unit. With
+    a `period` (see `units.PERIODS`) the limit is for each of its windows.
     """
 
     id: str
@@ -83,6 +84,16 @@ class Account(NamedTuple):
     parent: str | None
     label: str | None
     limit: int | None
+    period: str | None = None
+
+
+class Rate(NamedTuple):
+    """At most `calls` calls a `period` (second, minute, hour, day); `id` is the prefix id of its caveat."""
+
+    id: str
+    label: str | None
+    calls: int
+    period: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,177 @@
+"""What a ledger's engine does for those above it: `Ledger` to write, `Snapshot` to read.
+
+`Ledger` is one process's place in a ledger, on one event loop; the Book groups what it writes, the supervisor keeps its
+house, the command line uses it for single changes. `Snapshot` is a frozen view for reports, in short transactions on a
+live store. What engines share stands here, and nothing above knows which one it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from tolsey.ledger.events import Event, Outcome
+from tolsey.ledger.rules import Balance
+from tolsey.token.chain import Account
+
+
+class Ledger(Protocol):
+    """One process in a ledger. Methods raise `LedgerUnavailable`; times are the ledger's own (RULES.md M11)."""
+
+    @property
+    def id(self) -> str:
+        """The ledger's random id (RULES.md L1)."""
+
+    @property
+    def owner(self) -> int:
+        """This process's number in the ledger, 0 until `register`: only a registered one may hold money."""
+
+    config: int | None
+    """The number of the config that entries are made under."""
+
+    def time(self) -> int:
+        """The ledger's time, as far as it is known without asking: the later of the clock and the last entry."""
+
+    async def register(self, owner_id: str) -> None:
+        """Begin as a new owner, also in place of the one before, whose open holds stay its own."""
+
+    async def write(self, events: Sequence[Event]) -> list[Outcome]:
+        """Run a group of events: atomic, and durable when it returns.
+
+        Raises `LedgerUnavailable` when nothing was changed, `LedgerFull` when it was for want of disk, `CommitUnknown`
+        when nobody knows; then the same events may be written again, and holds of reserves whose caller has gone must
+        be voided.
+        """
+
+    async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
+        """The accounts as committed, by all; one that does not exist yet stands at 0. Of one with a period: its running
+        window, as `spent`, `held` and `granted`.
+        """
+
+    async def number_config(self, generation: str) -> int:
+        """Record a config's generation; return its number, for `config` of every process that uses it."""
+
+    async def entry_count(self) -> int:
+        """The number of the last entry; it never falls."""
+
+    async def accept(self, note: str) -> None:
+        """Write down that an operator accepts this ledger as it is, with spend that may be lost (RULES.md L1)."""
+
+    async def expire(self) -> int:
+        """Close every owner that is dead and settle its open holds as held, and those whose time is over; return how
+        many holds (RULES.md L3).
+        """
+
+    async def tidy(self) -> None:
+        """Housework of the engine, from time to time: what is over and need not be kept."""
+
+    def has_room(self) -> bool:
+        """Whether there is disk for granting; after `make_room` this is asked until there is."""
+
+    def make_room(self) -> None:
+        """Free what disk is kept back for settling on a full one (RULES.md L8)."""
+
+    async def close(self) -> None:
+        """End this owner, if it holds nothing, and let go of the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """One account as it stands; amounts in nano-units. `n` is its number, `up` that of its parent.
+
+    Of an account with a period, `granted` is 0; see `WindowRow`. `opened_at` is in nanoseconds since the epoch.
+    """
+
+    n: int
+    id: str
+    unit: str
+    parent: str | None
+    up: int | None
+    label: str | None
+    limit: int | None
+    period: str | None
+    granted: int
+    spent: int
+    held: int
+    calls: int
+    open: int
+    opened_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """One window of an account, which begins at `start`."""
+
+    account: int
+    start: int
+    spent: int
+    held: int
+    granted: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """One line of the journal. `leaf` and `counter` are numbers of accounts, `generation` that of the config."""
+
+    n: int
+    at: int
+    kind: str
+    hold: str | None
+    leaf: int | None
+    counter: int | None
+    amount: int
+    until: int | None
+    owner: int
+    config: int | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRow:
+    """One open hold. `owner_id` says who holds it, `note` which call it is."""
+
+    id: str
+    leaf: int | None
+    counter: int | None
+    amount: int
+    at: int
+    until: int | None
+    owner: int
+    owner_id: str
+    note: str
+
+
+class Snapshot(Protocol):
+    """One view of a ledger at one instant. Use as a context manager. Raises `LedgerUnavailable`."""
+
+    id: str
+
+    contiguous: bool
+    """Whether entries are numbered without gaps, in the order in which they were committed."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def damage(self) -> str | None:
+        """What the engine itself finds wrong with its files, or None."""
+
+    def now(self) -> int:
+        """The ledger's time."""
+
+    def accounts(self) -> Iterator[AccountRow]:
+        """Every account, in the order in which they were opened."""
+
+    def windows(self) -> Iterator[WindowRow]:
+        """Every window that is kept."""
+
+    def entries(self, after: int = 0) -> Iterator[EntryRow]:
+        """The journal behind entry `after`, in order."""
+
+    def entry_count(self) -> int:
+        """How many entries `entries()` has."""
+
+    def holds(self) -> Iterator[HoldRow]:
+        """The open holds, oldest first."""

@@ -1,0 +1,152 @@
+"""The embedded ledger on an event loop: a `SqliteLedger` that never blocks its loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
+from tolsey.ledger.events import Event, Outcome
+from tolsey.ledger.rules import Balance
+from tolsey.store.sqlite import SqliteLedger
+from tolsey.token.chain import Account
+
+WAL_BYTES: Final = 8 * 1024 * 1024
+"""A checkpoint is taken when the WAL is larger than this."""
+
+CLOSE_SECONDS: Final = 0.5
+"""How long the file may take to close."""
+
+_R = TypeVar("_R")
+
+
+class EmbeddedLedger:
+    """A `Ledger` (see `contract`) over one SQLite file.
+
+    `timeout` is how long a write waits for its turn, in seconds; `now` returns nanoseconds since the epoch.
+    """
+
+    def __init__(self, ledger: SqliteLedger, *, timeout: float, now: Callable[[], int]) -> None:
+        self._ledger = ledger
+        self._timeout = timeout
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._taking: asyncio.Future[None] | None = None
+        self._wanted = False
+
+    @property
+    def id(self) -> str:
+        """The ledger's random id."""
+        return self._ledger.id
+
+    @property
+    def owner(self) -> int:
+        """This process's number in the ledger."""
+        return self._ledger.owner
+
+    @property
+    def config(self) -> int | None:
+        """The number of the config that entries are made under."""
+        return self._ledger.config
+
+    @config.setter
+    def config(self, number: int | None) -> None:
+        self._ledger.config = number
+
+    def time(self) -> int:
+        """The ledger's time."""
+        return self._ledger.time(self._now())
+
+    async def write(self, events: Sequence[Event]) -> list[Outcome]:
+        """Run a group of events. A sync of the disk is waited for in a thread, so that streams under way go on."""
+        await self._take_turn()
+        try:
+            outcomes = self._ledger.stage(events, self._now())
+            try:
+                if self._ledger.durability == "full":
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.commit)
+                else:
+                    self._ledger.commit()
+            except LedgerUnavailable as error:
+                unknown = CommitUnknown(error.detail)
+                unknown.full = isinstance(error, LedgerFull)
+                raise unknown from None
+        except Exception:
+            # Not at a cancellation: the thread may still be committing, and closing the ledger gives the turn back.
+            self._ledger.turn.give()
+            raise
+        self._ledger.turn.give()
+        return outcomes
+
+    async def _take_turn(self) -> None:
+        if self._taking is None:
+            if self._ledger.turn.try_take():
+                return
+            self._taking = asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.turn.take)
+            self._taking.add_done_callback(self._taken)
+        self._wanted = True
+        try:
+            await asyncio.wait({self._taking}, timeout=self._timeout)
+        finally:
+            self._wanted = False
+        if not self._taking.done():
+            raise LedgerUnavailable(f"the ledger was not free for {self._timeout:g} s")
+        self._taking = None
+
+    def _taken(self, _: object) -> None:
+        """A turn that comes when nobody waits for it any more goes on to the next process."""
+        if not self._wanted:
+            self._taking = None
+            self._ledger.turn.give()
+
+    async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
+        """Where the accounts stand."""
+        return self._ledger.balances(accounts, self._now())
+
+    async def register(self, owner_id: str) -> None:
+        """Begin as a new owner."""
+        await self._take_turn()
+        try:
+            await self._in_thread(self._ledger.register, owner_id, self._now())
+        finally:
+            self._ledger.turn.give()
+
+    async def number_config(self, generation: str) -> int:
+        """Record a config's generation; return its number."""
+        return await self._in_thread(self._ledger.number_config, generation, self._now())
+
+    async def entry_count(self) -> int:
+        """The number of the last entry."""
+        return await self._in_thread(self._ledger.entry_count)
+
+    async def accept(self, note: str) -> None:
+        """Write down that an operator accepts this ledger as it is."""
+        await self._in_thread(self._ledger.accept, note, self._now())
+
+    async def expire(self) -> int:
+        """Settle what dead owners hold, and holds whose time is over; return how many."""
+        return await self._in_thread(self._ledger.expire, self._now())
+
+    async def tidy(self) -> None:
+        """Take a checkpoint if it is time."""
+        if self._ledger.wal_bytes() > WAL_BYTES:
+            await self._in_thread(self._ledger.checkpoint)
+
+    def has_room(self) -> bool:
+        """Keep 8 MiB of disk back for settling on a full disk; False if they are not to be had."""
+        return self._ledger.keep_ballast()
+
+    def make_room(self) -> None:
+        """Give the kept disk back (RULES.md L8)."""
+        self._ledger.drop_ballast()
+
+    async def close(self) -> None:
+        """End this owner and close the file, after what the thread may still be busy with: a commit must not lose its
+        connection.
+        """
+        closed = asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.close)
+        self._thread.shutdown(wait=False)
+        await asyncio.wait({closed}, timeout=CLOSE_SECONDS)
+
+    async def _in_thread(self, work: Callable[..., _R], *values: object) -> _R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *values)
