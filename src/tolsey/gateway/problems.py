@@ -33,7 +33,7 @@ def members(refusal: Refusal) -> dict[str, object]:
         found["spent"] = format_nano(refusal.spent)
         found["held"] = format_nano(refusal.held)
         found["remaining"] = format_nano(refusal.limit - refusal.spent - refusal.held)
-        found["resets_at"] = None
+        found["resets_at"] = refusal.resets_at
     return found
 
 
@@ -49,7 +49,7 @@ def response(refusal: Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         error = b"" if refusal.code == "token_missing" else b' error="invalid_token"'
         headers.append((b"www-authenticate", b'Bearer realm="tolsey"' + (b"," + error if error else b"")))
     if refusal.status in _RETRY:
-        headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode("ascii")))
+        headers.append((b"retry-after", str(refusal.retry_after or RETRY_AFTER_SECONDS).encode("ascii")))
     if refusal.code == "method_not_allowed":
         headers.append((b"allow", ", ".join(refusal.allow).encode("ascii")))
     return refusal.status, headers, body

@@ -12,11 +12,12 @@ that money on its way back is there for the next reserve. A lone call waits for 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.events import Extend, Granted, Kind, Late, Outcome, Reserve, Settle, Void
-from tolsey.ledger.rules import Balance
+from tolsey.ledger.rules import Balance, Hold
 from tolsey.store.contract import Ledger
 from tolsey.token.chain import Account
 
@@ -25,6 +26,9 @@ BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 FULL = "the ledger's disk is full"
 STOPPING = "the gateway is stopping"
+
+
+_R = TypeVar("_R")
 
 
 class Book:
@@ -38,7 +42,7 @@ class Book:
         self._new_owner = new_owner
         self._reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]] = []
         self._resolutions: list[Settle | Void] = []
-        self._reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]] = []
+        self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._fenced = False
@@ -73,8 +77,15 @@ class Book:
 
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """Where the accounts stand, after everything that this Book was handed before. Raises `LedgerUnavailable`."""
-        future: asyncio.Future[list[Balance]] = self._loop.create_future()
-        self._reads.append((accounts, future))
+        return await self._read(lambda: self._ledger.balances(accounts))
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """A hold, after everything that this Book was handed before. Raises `LedgerUnavailable`."""
+        return await self._read(lambda: self._ledger.hold(hold_id))
+
+    async def _read(self, look: Callable[[], Awaitable[_R]]) -> _R:
+        future: asyncio.Future[_R] = self._loop.create_future()
+        self._reads.append((look, future))
         self._wake.set()
         return await future
 
@@ -119,10 +130,10 @@ class Book:
                 )
                 # These are done: what goes wrong from here on must not undo them.
                 resolutions, reserves = [], []
-            for accounts, future in reads:
-                balances = await self._ledger.balances(accounts)
+            for look, future in reads:
+                found = await look()
                 if not future.cancelled():
-                    future.set_result(balances)
+                    future.set_result(found)
         except asyncio.CancelledError:
             self._fail(CommitUnknown(STOPPING), resolutions, reserves, reads)
             raise
@@ -167,7 +178,7 @@ class Book:
         error: Exception,
         resolutions: list[Settle | Void],
         reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
-        reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]],
+        reads: Sequence[tuple[object, asyncio.Future[Any]]],
     ) -> None:
         """Nothing of the group counts as done. What may have reached the disk unseen is voided under its id."""
         self._failures += 1
@@ -189,10 +200,8 @@ class Book:
         self,
         detail: str,
         reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
-        reads: list[tuple[Sequence[Account], asyncio.Future[list[Balance]]]],
+        reads: Sequence[tuple[object, asyncio.Future[Any]]],
     ) -> None:
-        waiting: list[asyncio.Future[Outcome] | asyncio.Future[list[Balance]]] = [f for _, f in reserves]
-        waiting += [f for _, f in reads]
-        for future in waiting:
+        for _, future in (*reserves, *reads):
             if not future.done():
                 future.set_exception(LedgerUnavailable(detail))

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from tolsey.ledger.events import Event, Outcome
-from tolsey.ledger.rules import Balance
+from tolsey.ledger.rules import Balance, Hold
 from tolsey.token.chain import Account
 
 
@@ -47,6 +47,9 @@ class Ledger(Protocol):
         """The accounts as committed, by all; one that does not exist yet stands at 0. Of one with a period: its running
         window, as `spent`, `held` and `granted`.
         """
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """A hold as committed, open or resolved; None if there is none, or if it was rolled up."""
 
     async def number_config(self, generation: str) -> int:
         """Record a config's generation; return its number, for `config` of every process that uses it."""

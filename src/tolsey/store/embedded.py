@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger.events import Event, Outcome
-from tolsey.ledger.rules import Balance
+from tolsey.ledger.rules import Balance, Hold
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
 
@@ -102,6 +102,10 @@ class EmbeddedLedger:
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """Where the accounts stand."""
         return self._ledger.balances(accounts, self._now())
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """A hold as committed."""
+        return self._ledger.hold(hold_id)
 
     async def register(self, owner_id: str) -> None:
         """Begin as a new owner."""

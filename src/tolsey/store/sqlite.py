@@ -18,7 +18,7 @@ from typing import Final
 
 from tolsey.errors import LedgerRefused, LedgerUnavailable
 from tolsey.ledger.events import Entry, Event, Expire, Granted, Kind, Outcome, Reserve
-from tolsey.ledger.rules import Balance, apply
+from tolsey.ledger.rules import Balance, Hold, apply
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.sqlite_file import (
     ERRORS,
@@ -245,6 +245,13 @@ class SqliteLedger:
         period as its running window does.
         """
         return standing(self._db, accounts, self.time(now))
+
+    @errors_of("the ledger cannot be read")
+    def hold(self, hold_id: str) -> Hold | None:
+        """A hold as committed, open or resolved; None if there is none."""
+        rows = Rows()
+        rows.load_holds(self._db, [hold_id])
+        return rows.books.holds.get(hold_id)
 
     @errors_of("the ledger cannot be written")
     def accept(self, note: str, now: int) -> None:
