@@ -284,6 +284,8 @@ def test_a_holder_reads_its_balance(gateway: Gateway, one: Upstream) -> None:
         "spent": "0.01",
         "held": "0",
         "remaining": "0.49",
+        "period": None,
+        "resets_at": None,
         "calls": 1,
     }
     assert (accounts[0]["label"], accounts[0]["limit"], accounts[0]["remaining"]) == ("team", "1", "0.99")

@@ -98,7 +98,8 @@ def decide(
     except TokenError as error:
         return error
     cleared = clear(chain, call)
-    return cleared if isinstance(cleared, Refusal) else cleared.purse(price)
+    charge = cleared if isinstance(cleared, Refusal) else cleared.charge(price)
+    return charge if isinstance(charge, Refusal) else charge.accounts
 
 
 def verdict(token: str | Macaroon, call: Call = CALL, price: Amount = CENT, *, by: Verifier | None = None) -> str:

@@ -29,6 +29,9 @@ MAX_WORKERS: Final = 256
 MAX_SECONDS: Final = 3600.0
 """The longest timeout, in seconds."""
 
+MAX_DURATION: Final = 86_400
+"""The longest time that a call may be allowed to take, in seconds."""
+
 MAX_HEADER: Final = 8192
 """The longest value of a configured header, in characters."""
 
@@ -118,7 +121,8 @@ class Route:
     """Which calls go to which upstream at which price.
 
     `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `price` is None on a
-    public route. `charge` is "always" or "success". `max_body` is in bytes (None: no limit), the server's by default.
+    public route, `per_second` None where time is not charged. `charge` is "always" or "success". `max_body` is in bytes
+    (None: no limit), the server's by default; `timeout` (None: the upstream's) and `max_duration` are in seconds.
     """
 
     pattern: Pattern
@@ -126,8 +130,11 @@ class Route:
     upstream: str
     mode: str
     price: Amount | None
+    per_second: Amount | None
     charge: str
     max_body: int | None
+    timeout: float | None
+    max_duration: float
     line: int | None
 
 
@@ -346,14 +353,22 @@ class _Reader:
             table.complain("price", 'is missing; an enforce route has one, if only "0 USD"')
         if mode == "public" and table.has("price"):
             table.complain("price", 'a public route charges nobody: drop the price, or set mode = "enforce"')
+        per_second = table.read("price_per_second", _price, None)
+        if per_second is not None and table.good("price") and (price is None or price.unit != per_second.unit):
+            table.complain("price_per_second", "needs a price in the same unit beside it")
+        elif per_second is not None and per_second.nano * MAX_DURATION > _MAX_INT - (price or per_second).nano:
+            table.complain("price_per_second", "is so high that a day of it fits no amount")
         route = Route(
             pattern=table.need("path", _route_pattern, _ANYTHING),
             methods=self.methods(table),
             upstream=table.need("upstream", known, ""),
             mode=mode,
             price=price,
+            per_second=per_second,
             charge=table.read("charge", one_of("always", "success"), "always"),
             max_body=table.read("max_body", whole(0, _MAX_INT), server.max_body),
+            timeout=table.read("timeout", seconds(MAX_SECONDS), None),
+            max_duration=table.read("max_duration", seconds(MAX_DURATION), MAX_SECONDS),
             line=self.problems.line(table.key),
         )
         table.done()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from tolsey.config import Config
+from tolsey.config import Route as RouteConfig
 from tolsey.errors import LedgerRefused
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
@@ -14,6 +15,7 @@ from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
+from tolsey.units import Amount
 
 
 def routes_of(config: Config) -> Routes:
@@ -35,12 +37,18 @@ def routes_of(config: Config) -> Routes:
                 route.methods,
                 upstreams[route.upstream],
                 Mode(route.mode),
-                None if route.price is None else Tariff(route.price, route.charge == "success"),
+                None if route.price is None else _tariff(route.price, route),
                 route.max_body,
+                route.timeout or upstreams[route.upstream].timeout,
+                route.max_duration,
             )
             for route in config.routes
         ]
     )
+
+
+def _tariff(price: Amount, route: RouteConfig) -> Tariff:
+    return Tariff(price, route.charge == "success", 0 if route.per_second is None else route.per_second.nano)
 
 
 async def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_spend: str | None = None) -> Ledger:

@@ -114,10 +114,11 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
     if route.tariff is None:
         return Refusal("unpriceable", "the route has no price")
     price = route.tariff.price
-    purse = clearance.purse(price)
-    if isinstance(purse, Refusal):
-        return purse
-    return call | {"price": str(price), "charged": [account.id for account in purse]}
+    charge = clearance.charge(price)
+    if isinstance(charge, Refusal):
+        return charge
+    accounts = charge.accounts + charge.counters
+    return call | {"price": str(price), "charged": [account.id for account in accounts]}
 
 
 def _show(chain: "Chain", caveats: list[str], accounts: "list[Account]") -> None:

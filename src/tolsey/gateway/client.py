@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tolsey.errors import Refusal
 from tolsey.gateway import problems
+from tolsey.gateway.recorder import Recorder
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -20,7 +21,7 @@ WATCH_SECONDS: Final = 0.05
 """How often calls are looked at."""
 
 MAX_DURATION_SECONDS: Final = 3600.0
-"""After this a call is cut and settled (RULES.md M9)."""
+"""After this a call is cut and settled, unless its route says otherwise (RULES.md M9)."""
 
 
 class Cut(StrEnum):
@@ -28,7 +29,8 @@ class Cut(StrEnum):
 
     DISCONNECTED = "the client went away"
     SILENT = "nothing moved for too long, upstream or downstream"
-    TOO_LONG = "the call took longer than an hour"
+    TOO_LONG = "the call took longer than its route allows"
+    UNFUNDED = "the call could not be held any further"
 
 
 class BodyTooLarge(Exception):
@@ -81,7 +83,9 @@ class Client:
         "_watch",
         "_watcher",
         "cut",
+        "max_duration",
         "method",
+        "recorder",
         "started",
         "timeout",
     )
@@ -97,13 +101,15 @@ class Client:
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
         self.method = method
-        self.timeout = MAX_DURATION_SECONDS
+        self.timeout = self.max_duration = MAX_DURATION_SECONDS
+        self.recorder: Recorder | None = None
         self.started = False
         watch.add(self)
 
-    def wait_for(self, seconds: float) -> None:
-        """From now on so many seconds of silence are borne."""
+    def wait_for(self, seconds: float, max_duration: float) -> None:
+        """From now on so many seconds of silence are borne, and the call may take `max_duration` seconds in all."""
         self.timeout = seconds
+        self.max_duration = max_duration
         self.moved()
 
     def moved(self) -> None:
@@ -119,18 +125,19 @@ class Client:
     def look(self, now: float) -> None:
         """See whether the call goes on; `now` is the loop's time, in seconds."""
         if now - self._since > self.timeout:
-            self._cancel(Cut.SILENT)
-        elif now - self._started > MAX_DURATION_SECONDS:
-            self._cancel(Cut.TOO_LONG)
+            self.cut_off(Cut.SILENT)
+        elif now - self._started > self.max_duration:
+            self.cut_off(Cut.TOO_LONG)
         elif self._watcher is None and self._body_done and now - self._started > WATCH_SECONDS:
             self._watcher = self._loop.create_task(self._listen())
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._cancel(Cut.DISCONNECTED)
+        self.cut_off(Cut.DISCONNECTED)
 
-    def _cancel(self, why: Cut) -> None:
+    def cut_off(self, why: Cut) -> None:
+        """Cancel the call from this side."""
         if self.cut is None and self._task is not None:
             self.cut = why
             self._task.cancel()
@@ -141,7 +148,7 @@ class Client:
         while not self._body_done:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._cancel(Cut.DISCONNECTED)
+                self.cut_off(Cut.DISCONNECTED)
                 raise BodyBroken
             self.moved()
             piece = message.get("body", b"")
@@ -155,10 +162,14 @@ class Client:
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the response's head."""
         self.started = True
+        if self.recorder is not None:
+            self.recorder.start(status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, piece: bytes, *, more: bool) -> None:
         """Send a piece of the body; waits while the client is slow."""
+        if self.recorder is not None:
+            self.recorder.piece(piece, more=more)
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self.moved()
 

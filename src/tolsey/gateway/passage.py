@@ -17,12 +17,29 @@ from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog, CallRecord
+from tolsey.gateway.meter import Meter
+from tolsey.gateway.recorder import Recorder
+from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
-from tolsey.ledger.events import Conflict, Granted, Outcome, Reserve, Settle, Shortfall, TooManyHolds, Void
+from tolsey.ledger.events import (
+    Claim,
+    Conflict,
+    Granted,
+    Late,
+    Outcome,
+    RateLimited,
+    Repeated,
+    Reserve,
+    Settle,
+    Shortfall,
+    TooManyHolds,
+    Unknown,
+    Void,
+)
 from tolsey.store.book import Book
-from tolsey.token.caveats import Network
-from tolsey.token.chain import Account, Chain, clear
+from tolsey.token.caveats import SECOND, Network, format_time
+from tolsey.token.chain import Charge, Clearance, clear
 from tolsey.token.verifier import Verifier
 from tolsey.units import Amount, format_nano
 
@@ -43,12 +60,13 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
-    """A call that may be made, and what it is charged to: nothing if `purse` is empty."""
+    """A call that may be made, and what it is charged to. `quote` is what is held at first."""
 
     call: Call
-    chain: Chain
-    price: Amount
-    purse: tuple[Account, ...]
+    clearance: Clearance
+    quote: Amount
+    charge: Charge
+    claim: Claim | None
 
 
 class Passage:
@@ -99,10 +117,13 @@ class Passage:
         if isinstance(cleared, Refusal):
             await client.refuse(cleared)
             return
-        granted = await self._reserve(cleared, record) if cleared.purse else None
+        granted = await self._reserve(cleared, route, record) if any(cleared.charge) else None
         if isinstance(granted, Refusal):
             self._log.refused(granted)
             await client.refuse(granted)
+            return
+        if isinstance(granted, Repeated):
+            await answer(granted.claimed, granted.claim, client, route.max_body)
             return
         await self._forward(request, client, route, record, call, cleared, granted)
 
@@ -121,39 +142,67 @@ class Passage:
             return clearance
         if route.tariff is None:
             return Refusal("unpriceable", "the route has no price")
-        price = route.tariff.quote(call).amount
-        purse = clearance.purse(price)
-        if isinstance(purse, Refusal):
-            self._log.refused(purse)
-            return purse
-        return Cleared(call, chain, price, purse)
+        quote = route.tariff.quote(call).amount
+        charge = clearance.charge(quote)
+        if isinstance(charge, Refusal):
+            self._log.refused(charge)
+            return charge
+        key = key_of(request.headers)
+        if isinstance(key, Refusal):
+            return key
+        claim = None
+        # A call that holds nothing leaves no place for its outcome either: its key only goes on to the upstream.
+        if key is not None and (charge.accounts or charge.counters):
+            scope = chain.links[-1].prefix_id
+            claim = claim_of(key, scope, request.method, request.path, request.query, request.headers)
+        return Cleared(call, clearance, quote, charge, claim)
 
-    async def _reserve(self, cleared: Cleared, record: CallRecord) -> Granted | Refusal:
+    async def _reserve(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal:
         """Step 6. When this returns Granted, the hold is on disk."""
         hold = self._new_hold(record.at)
-        note = f"{record.method} {record.path[:200]}"
+        accounts, counters, rates = cleared.charge
+        event = Reserve(
+            hold,
+            accounts,
+            cleared.quote.nano if accounts else 0,
+            f"{record.method} {record.path[:200]}",
+            counters,
+            rates,
+            cleared.claim,
+            record.at + round((route.max_duration + GRACE_SECONDS) * SECOND),
+        )
         try:
-            outcome = await self.book.reserve(Reserve(hold, cleared.purse, cleared.price.nano, note))
+            outcome = await self.book.reserve(event)
         except LedgerUnavailable as error:
             return Refusal("ledger_unavailable", error.detail)
         if isinstance(outcome, Granted):
-            record.hold = hold
+            record.hold = hold if accounts or counters else None
             return outcome
-        return self._refusal(outcome, cleared)
+        return outcome if isinstance(outcome, Repeated) else self._refusal(outcome, cleared)
 
     def _refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
         match outcome:
-            case Shortfall(account, spent, held):
-                shown = self.disclose_chain or account.id in cleared.chain.own_accounts()
+            case Shortfall(account, spent, held, limit, resets_at):
+                shown = self.disclose_chain or account.id in cleared.clearance.chain.own_accounts()
+                counted = account in cleared.charge.counters
                 return Refusal(
-                    "budget_exhausted",
-                    f"{account.label or 'an account'} cannot pay {cleared.price}",
+                    "calls_exhausted" if counted else "budget_exhausted",
+                    f"{account.label or 'an account'} cannot pay {'another call' if counted else cleared.quote}",
                     link=account.label,
                     prefix_id=account.id,
                     unit=account.unit,
-                    limit=account.limit if shown else None,
+                    limit=limit if shown else None,
                     spent=spent if shown else None,
                     held=held if shown else None,
+                    resets_at=None if resets_at is None else format_time(resets_at),
+                )
+            case RateLimited(rate, until):
+                return Refusal(
+                    "rate_limited",
+                    f"at most {rate.calls} calls a {rate.period}",
+                    link=rate.label,
+                    prefix_id=rate.id,
+                    retry_after=max(1, -((self.now() - until) // SECOND)),
                 )
             case TooManyHolds(account):
                 return Refusal(
@@ -161,6 +210,8 @@ class Passage:
                 )
             case Conflict(detail):
                 return Refusal("ledger_conflict", detail)
+            case Late() | Unknown():
+                return Refusal("ledger_conflict", "the hold was closed while the call was running")
         raise AssertionError(f"a reserve cannot end in {outcome}")
 
     async def _forward(
@@ -174,18 +225,19 @@ class Passage:
         granted: Granted | None,
     ) -> None:
         """Steps 7 and 8: one request upstream, its answer down, and the hold resolved whatever happens."""
-        client.wait_for(route.upstream.timeout)
+        client.wait_for(route.timeout, route.max_duration)
+        if cleared is not None and cleared.claim is not None:
+            client.recorder = Recorder()
+        meter = self._meter(client, route, cleared, granted)
         exchanging: Exchange | None = None
-        cost = 0 if granted is None else granted.amount
         refusal: Refusal | None = None
         try:
             exchanging = self._request(request, client, route, call, public=cleared is None)
             async with exchanging as exchange:
                 record.status = exchange.status
                 client.moved()
-                if cleared is not None and route.tariff is not None:
-                    cost = route.tariff.cost(exchange.status)
-                    record.cost = route.tariff.text if cost else f"0 {cleared.price.unit}"
+                if cleared is not None and route.tariff is not None and meter is None:
+                    record.cost = route.tariff.text if route.tariff.cost(exchange.status) else f"0 {cleared.quote.unit}"
                 await self._body(client, exchange, self._headers(route, exchange, record, granted))
                 record.note = str(exchange.status)
         except NotSent as error:
@@ -204,9 +256,10 @@ class Passage:
             if client.cut is None or client.cut is Cut.DISCONNECTED:
                 raise
             _uncancel()
-            refusal = Refusal("upstream_timeout", record.note)
+            unfunded = meter.refusal if meter is not None and client.cut is Cut.UNFUNDED else None
+            refusal = unfunded or Refusal("upstream_timeout", record.note)
         finally:
-            self._settle(record, cleared, granted, cost, exchanging is not None and exchanging.sent)
+            self._settle(client, route, record, granted, meter, exchanging is not None and exchanging.sent)
         if refusal is not None:
             if client.started:
                 # The head is out, so the only honest sign left is a response that visibly breaks off.
@@ -228,6 +281,8 @@ class Passage:
             headers.append((b"content-length", str(request.size).encode("ascii")))
         target = f"{request.path}?{request.query}" if request.query else request.path
         body = None if request.size == 0 else client.body(route.max_body)
+        if body is not None and client.recorder is not None:
+            body = client.recorder.reading(body)
         return route.upstream.request(request.method, target.encode("ascii"), headers, body)
 
     def _headers(
@@ -237,13 +292,15 @@ class Passage:
         upstream = route.upstream
         headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
         headers += _hold_header(record)
+        unit = "" if route.tariff is None else route.tariff.price.unit
         if record.cost is not None:
             headers.append((b"tolsey-cost", record.cost.encode("ascii")))
-            left = None if granted is None else granted.remaining
-            # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
-            if left is not None and route.tariff is not None and self.disclose_chain:
-                remaining = f"{format_nano(left)} {route.tariff.price.unit}"
-                headers.append((b"tolsey-remaining", remaining.encode("ascii")))
+        elif granted is not None:
+            # What a call by the second costs is not known before its end (RULES.md M13).
+            headers.append((b"tolsey-quote", f"{format_nano(granted.amount)} {unit}".encode("ascii")))
+        # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
+        if granted is not None and granted.remaining is not None and self.disclose_chain:
+            headers.append((b"tolsey-remaining", f"{format_nano(granted.remaining)} {unit}".encode("ascii")))
         return headers
 
     async def _body(self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
@@ -263,20 +320,50 @@ class Passage:
             await client.send(piece, more=True)
         await client.send(b"", more=False)
 
+    def _meter(self, client: Client, route: Route, cleared: Cleared | None, granted: Granted | None) -> Meter | None:
+        """The clock of a call that is charged by time."""
+        tariff = route.tariff
+        if tariff is None or not tariff.per_second or cleared is None or granted is None or not cleared.charge.accounts:
+            return None
+
+        def allowed(nano: int) -> Refusal | None:
+            call = cleared.call._replace(now=self.now())
+            again = clear(cleared.clearance.chain, call)
+            charge = again if isinstance(again, Refusal) else again.charge(Amount(nano, cleared.quote.unit))
+            return charge if isinstance(charge, Refusal) else None
+
+        return Meter(self.book, client, tariff, granted, allowed, lambda outcome: self._refusal(outcome, cleared))
+
     def _settle(
-        self, record: CallRecord, cleared: Cleared | None, granted: Granted | None, cost: int, sent: bool
+        self,
+        client: Client,
+        route: Route,
+        record: CallRecord,
+        granted: Granted | None,
+        meter: Meter | None,
+        sent: bool,
     ) -> None:
         """Step 8. A call that was not surely unsent is paid for: by its cost once a head arrived, else in full."""
-        if cleared is not None and granted is not None:
+        took = 0 if meter is None else meter.stop()
+        if granted is not None and record.hold is not None and route.tariff is not None:
+            held = granted.amount if meter is None else meter.held
             if not sent:
-                self.book.resolve(Void(granted.hold, record.note))
-            elif record.status is not None:
-                self.book.resolve(Settle(granted.hold, cost, record.note))
+                self.book.resolve(Void(record.hold, record.note))
+            elif record.status is None:
+                record.cost = f"{format_nano(held)} {route.tariff.price.unit}"
+                self.book.resolve(Settle(record.hold, held, f"unmetered: {record.note}"))
             else:
-                record.cost = f"{format_nano(granted.amount)} {cleared.price.unit}"
-                self.book.resolve(Settle(granted.hold, granted.amount, f"unmetered: {record.note}"))
+                # What an upstream's slowness may cost is never more than what is funded.
+                cost = min(held, route.tariff.cost(record.status, took))
+                if meter is not None:
+                    record.cost = f"{format_nano(cost)} {route.tariff.price.unit}"
+                kept = None if client.recorder is None else client.recorder.kept()
+                self.book.resolve(Settle(record.hold, cost, record.note, kept))
         self._log.served(record)
 
+
+GRACE_SECONDS: Final = 60
+"""How long after its longest duration a call's hold may be expired whoever owns it: never while it is served."""
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""

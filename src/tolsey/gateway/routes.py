@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from tolsey.call import METHODS, Pattern
 from tolsey.errors import Refusal
+from tolsey.gateway.client import MAX_DURATION_SECONDS
 from tolsey.gateway.upstream import Upstream
 from tolsey.pricing.tariff import Tariff
 
@@ -19,7 +20,10 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route. `tariff` is None on a public route; `max_body` is in bytes, None for no limit."""
+    """One route. `tariff` is None on a public route; `max_body` is in bytes, None for no limit.
+
+    `timeout` is how many seconds of silence a call bears, `max_duration` how many it may take in all.
+    """
 
     pattern: Pattern
     methods: tuple[str, ...]
@@ -27,6 +31,8 @@ class Route:
     mode: Mode
     tariff: Tariff | None
     max_body: int | None = None
+    timeout: float = 60.0
+    max_duration: float = MAX_DURATION_SECONDS
 
     def takes(self, method: str) -> bool:
         """Whether the route has this method. HEAD is taken by a GET route (RULES.md H1)."""

@@ -198,8 +198,9 @@ class TooManyHolds(NamedTuple):
 
 
 class Repeated(NamedTuple):
-    """The idempotency key was used before, and this is what became of that call. Nothing was held."""
+    """The key of `claim` was used before, and this is what became of that call. Nothing was held."""
 
+    claim: Claim
     claimed: Claimed
 
 

@@ -153,9 +153,10 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         return Granted(event.hold, event.amount, _remaining(books, chain, known.at))
     if not (0 < event.amount <= MAX_NANO if chain else event.amount == 0 and (counters or event.rates)):
         return Conflict("a reserve needs accounts and an amount above 0, or counters or rates and none")
-    claimed = None if event.claim is None else books.claims.get(event.claim[:2])
-    if claimed is not None and at - claimed.at < CLAIM_NS:
-        return Repeated(claimed)
+    if event.claim is not None:
+        claimed = books.claims.get(event.claim[:2])
+        if claimed is not None and at - claimed.at < CLAIM_NS:
+            return Repeated(event.claim, claimed)
     balances: list[Balance] = []
     remaining: int | None = None
     for accounts, amount in ((event.accounts, event.amount), (event.counters, NANO)):

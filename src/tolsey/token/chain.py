@@ -96,6 +96,16 @@ class Rate(NamedTuple):
     period: str
 
 
+class Charge(NamedTuple):
+    """All that one call is charged to: its price to every one of `accounts`, one call to every one of `counters`, and
+    its pace to every one of `rates`.
+    """
+
+    accounts: tuple[Account, ...]
+    counters: tuple[Account, ...]
+    rates: tuple[Rate, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One caveat's meaning, with where it stands. `reason` is there when it was not understood: then it refuses."""
@@ -121,6 +131,8 @@ class Chain:
     budgets: "tuple[BudgetAt, ...]" = ()
     third_parties: tuple[tuple[ThirdParty, int, int], ...] = field(default=(), repr=False)
     root_is_bare: bool = True
+    counters: tuple[Account, ...] = ()
+    rates: tuple[Rate, ...] = ()
     _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def purse(self, unit: str) -> tuple[Account, ...]:
@@ -256,8 +268,8 @@ class Clearance(NamedTuple):
     chain: Chain
     max_prices: tuple[Term, ...]
 
-    def purse(self, price: Amount) -> tuple[Account, ...] | Refusal:
-        """The accounts to charge `price` to, root first, or why it may not be charged.
+    def charge(self, price: Amount) -> Charge | Refusal:
+        """What a call with that `price` is charged to, or why it may not be charged.
 
         A price above 0 needs a budget in its unit among the caveats that the minter wrote: what a holder appends can
         only restrict (RULES.md T10, T11).
@@ -268,7 +280,7 @@ class Clearance(NamedTuple):
                 if price.nano and (price.unit != most.unit or price.nano > most.nano):
                     return refusal_of(self.chain, term, "caveat_refused", f"the price {price} is above {most}")
         if price.nano == 0:
-            return ()
+            return Charge((), self.chain.counters, self.chain.rates)
         minted_units = {budget.unit for budget in self.chain.budgets if budget.minted}
         if price.unit not in minted_units:
             return Refusal(
@@ -285,7 +297,7 @@ class Clearance(NamedTuple):
                     "budget_missing",
                     f"the call costs {price} and this Link may only spend {budget.unit}",
                 )
-        return self.chain.purse(price.unit)
+        return Charge(self.chain.purse(price.unit), self.chain.counters, self.chain.rates)
 
 
 def clear(chain: Chain, call: Call) -> Clearance | Refusal:

@@ -1,0 +1,113 @@
+"""The gateway's own paths: what a holder may ask about its token, and about a call that was charged to it."""
+
+from typing import Final
+
+import msgspec
+
+from tolsey.call import Call
+from tolsey.errors import LedgerUnavailable, Refusal, TokenError
+from tolsey.gateway import headers as header_rules
+from tolsey.gateway.client import Client
+from tolsey.gateway.passage import Passage, Request
+from tolsey.ledger.rules import Balance, Hold
+from tolsey.ledger.windows import window
+from tolsey.token.caveats import Expires, format_time
+from tolsey.token.chain import Chain, clear_showing
+from tolsey.units import format_nano
+
+OWN_PREFIX: Final = "/.tolsey/"
+"""Paths under this are the gateway's own and never routed."""
+
+_HOLDS: Final = OWN_PREFIX + "holds/"
+
+
+async def answer_own(passage: Passage, request: Request, client: Client) -> None:
+    """Answer a call to a path below `OWN_PREFIX`."""
+    found = await _find(passage, request)
+    if isinstance(found, Refusal):
+        await client.refuse(found)
+        return
+    body = msgspec.json.encode(found)
+    await client.start(
+        200,
+        [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode("ascii")),
+            (b"cache-control", b"no-store"),
+        ],
+    )
+    await client.send(b"" if client.method == "HEAD" else body, more=False)
+
+
+async def _find(passage: Passage, request: Request) -> dict[str, object] | Refusal:
+    path = request.path
+    if path != OWN_PREFIX + "balance" and not path.startswith(_HOLDS):
+        return Refusal("route_missing", "no such path of the gateway's own")
+    if request.method not in ("GET", "HEAD"):
+        return Refusal("method_not_allowed", "this can only be read", allow=("GET", "HEAD"))
+    token = header_rules.credential(request.headers)
+    if isinstance(token, Refusal):
+        return token
+    try:
+        chain = passage.verifier.verify(token)
+        peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
+        refusal = clear_showing(chain, Call(request.method, path, request.query, peer, passage.now()))
+        if refusal is not None:
+            return refusal
+        if path.startswith(_HOLDS):
+            hold = await passage.book.hold(path.removeprefix(_HOLDS))
+            return _hold(chain, hold)
+        accounts = [a for unit in dict.fromkeys(budget.unit for budget in chain.budgets) for a in chain.purse(unit)]
+        balances = await passage.book.balances([*accounts, *chain.counters])
+    except TokenError as error:
+        return Refusal(error.code, error.detail)
+    except LedgerUnavailable as error:
+        return Refusal("ledger_unavailable", error.detail)
+    return _balance(chain, balances, passage.disclose_chain, passage.now())
+
+
+def _hold(chain: Chain, hold: Hold | None) -> dict[str, object] | Refusal:
+    """A hold, to a holder of the Link that it was charged to, or of one above."""
+    own = chain.own_accounts()
+    if hold is None or not any(key[0] in own for key in hold.chain + hold.counters):
+        return Refusal("route_missing", "this token has no such hold")
+    return {
+        "hold": hold.id,
+        "state": "open" if hold.resolution is None else str(hold.resolution),
+        "unit": hold.chain[0][1] if hold.chain else None,
+        "quote": format_nano(hold.amount),
+        "cost": None if hold.resolution is None else format_nano(hold.settled),
+        "refunded": format_nano(hold.refunded),
+        "since": format_time(hold.at),
+    }
+
+
+def _balance(chain: Chain, balances: list[Balance], disclose_chain: bool, now: int) -> dict[str, object]:
+    own = chain.own_accounts()
+    ends = [term.meaning.at for term in chain.terms if isinstance(term.meaning, Expires)]
+    return {
+        "prefix_id": chain.prefix_ids[-1],
+        "label": chain.links[-1].label,
+        "expires": format_time(min(ends)) if ends else None,
+        "accounts": [_account(b, now) for b in balances if disclose_chain or b.account.id in own],
+        "rates": [
+            {"id": rate.id, "label": rate.label, "calls": rate.calls, "period": rate.period} for rate in chain.rates
+        ],
+    }
+
+
+def _account(balance: Balance, now: int) -> dict[str, object]:
+    account = balance.account
+    limit = None if account.limit is None else account.limit + balance.granted
+    return {
+        "id": account.id,
+        "label": account.label,
+        "unit": account.unit,
+        "limit": None if limit is None else format_nano(limit),
+        "period": account.period,
+        "spent": format_nano(balance.spent),
+        "held": format_nano(balance.held),
+        "remaining": None if limit is None else format_nano(limit - balance.spent - balance.held),
+        "resets_at": None if account.period is None else format_time(window(account.period, now)[1]),
+        "calls": balance.calls,
+    }

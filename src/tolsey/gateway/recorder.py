@@ -1,0 +1,50 @@
+"""What a call sends and gets, as far as it is kept for its idempotency key."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+
+from tolsey.ledger.events import Kept
+
+KEEP_BYTES: Final = 64 * 1024
+"""The largest response body that is kept. One that is larger is not, and a repeat then gets 409."""
+
+
+class Recorder:
+    """Records one call."""
+
+    def __init__(self) -> None:
+        self._sent = hashlib.sha256()
+        self._status = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._whole = False
+
+    async def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The request body as it passes."""
+        async for piece in body:
+            self._sent.update(piece)
+            yield piece
+
+    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The head of the response."""
+        self._status, self._headers = status, headers
+
+    def piece(self, piece: bytes, *, more: bool) -> None:
+        """A piece of its body."""
+        self._size += len(piece)
+        if self._size <= KEEP_BYTES:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+        self._whole = not more
+
+    def kept(self) -> Kept | None:
+        """What to keep of the call; None if its response did not come to its end, or is too large."""
+        if not self._whole or self._size > KEEP_BYTES:
+            return None
+        response = (self._status, self._headers, b"".join(self._pieces))
+        return Kept(self._sent.hexdigest(), msgspec.msgpack.encode(response))
