@@ -159,19 +159,25 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
             return Repeated(event.claim, claimed)
     balances: list[Balance] = []
     remaining: int | None = None
-    for accounts, amount in ((event.accounts, event.amount), (event.counters, NANO)):
-        for account in accounts:
-            balance = books.balances.get(account[:2])
-            if balance is None:
-                balance = Balance(account)
-            elif balance.account != account:
-                return Conflict(_OTHERWISE.format(account.id))
-            left = _left(books, balance, at) - amount
-            if left < 0:
-                return _shortfall(books, balance, at)
-            if account.limit is not None and (remaining is None or left < remaining) and accounts is event.accounts:
-                remaining = left
-            balances.append(balance)
+    for key, account in zip(chain, event.accounts, strict=True):
+        balance = books.balances.get(key)
+        if balance is None:
+            balance = Balance(account)
+        elif balance.account != account:
+            return Conflict(_OTHERWISE.format(account.id))
+        left = _left(books, balance, at) - event.amount
+        if left < 0:
+            return _shortfall(books, balance, at)
+        if account.limit is not None and (remaining is None or left < remaining):
+            remaining = left
+        balances.append(balance)
+    for key, account in zip(counters, event.counters, strict=True):
+        balance = books.balances.get(key) or Balance(account)
+        if balance.account != account:
+            return Conflict(_OTHERWISE.format(account.id))
+        if _left(books, balance, at) < NANO:
+            return _shortfall(books, balance, at)
+        balances.append(balance)
     if balances and (leaf := balances[len(chain) - 1]).open >= MAX_OPEN_HOLDS:
         return TooManyHolds(leaf.account)
     tats = _paced(books, event.rates, at) if event.rates else {}
@@ -211,13 +217,13 @@ _OTHERWISE: Final = "account {} is in the ledger with another parent, unit, limi
 def _left(books: Books, balance: Balance, at: int) -> int:
     """What an account can still pay at the instant `at`."""
     account = balance.account
-    room = MAX_NANO - balance.spent - balance.held
+    used = balance.spent + balance.held
     if account.limit is None:
-        return room
+        return MAX_NANO - used
     if account.period is None:
-        return account.limit + balance.granted - balance.spent - balance.held
+        return account.limit + balance.granted - used
     stands = books.windows.get((account[:2], window(account.period, at)[0])) or Window()
-    return min(room, account.limit + stands.granted - stands.spent - stands.held)
+    return min(MAX_NANO - used, account.limit + stands.granted - stands.spent - stands.held)
 
 
 def _remaining(books: Books, chain: tuple[Key, ...], at: int) -> int | None:
@@ -253,27 +259,31 @@ def _move(books: Books, hold: Hold, held: int, held_calls: int, spent: int, call
     """Add to what is held and spent on every account of a hold, in its windows, and mark what changed. `held_calls` (in
     nano-units) and `calls` are for the counters, and `calls` is counted on every account.
     """
-    for keys, more_held, more_spent in ((hold.chain, held, spent), (hold.counters, held_calls, calls * NANO)):
-        for key in keys:
-            balance = books.balances[key]
-            balance.held += more_held
-            balance.spent += more_spent
-            balance.calls += calls
-            if balance.held < 0 or balance.spent < 0:
-                raise AssertionError(f"account {key} holds less than its open holds, or has spent less than nothing")
-            books.dirty[key] = balance
-            period = balance.account.period
-            if period is not None:
-                at = (key, window(period, hold.at)[0])
-                stands = books.windows.get(at)
-                if stands is None:
-                    # One that was closed long ago is of no account any more: there is nothing to limit in it.
-                    if more_held <= 0:
-                        continue
-                    stands = books.windows[at] = Window()
-                stands.held += more_held
-                stands.spent += more_spent
-                books.dirty_windows[at] = stands
+    _shift(books, hold.chain, hold.at, held, spent, calls)
+    if hold.counters:
+        _shift(books, hold.counters, hold.at, held_calls, calls * NANO, calls)
+
+
+def _shift(books: Books, keys: tuple[Key, ...], reserved_at: int, held: int, spent: int, calls: int) -> None:
+    balances, dirty = books.balances, books.dirty
+    for key in keys:
+        balance = dirty[key] = balances[key]
+        balance.held += held
+        balance.spent += spent
+        balance.calls += calls
+        if balance.held < 0 or balance.spent < 0:
+            raise AssertionError(f"account {key} holds less than its open holds, or has spent less than nothing")
+        if balance.account.period is not None:
+            at = (key, window(balance.account.period, reserved_at)[0])
+            stands = books.windows.get(at)
+            if stands is None:
+                # One that was closed long ago is of no account any more: there is nothing to limit in it.
+                if held <= 0:
+                    continue
+                stands = books.windows[at] = Window()
+            stands.held += held
+            stands.spent += spent
+            books.dirty_windows[at] = stands
 
 
 def _resolve(
@@ -294,15 +304,15 @@ def _resolve(
     books.balances[(hold.chain or hold.counters)[-1]].open -= 1
     hold.resolution, hold.settled = kind, cost
     if hold.claim is not None:
-        _close_claim(books, hold.claim, kind, kept)
+        _close_claim(books, hold, hold.claim, kind, kept)
     books.entries.append(_entry(kind, at, hold, cost, owner, note))
     return Resolved(hold_id, kind, cost)
 
 
-def _close_claim(books: Books, key: tuple[str, str], kind: Kind, kept: Kept | None) -> None:
+def _close_claim(books: Books, hold: Hold, key: tuple[str, str], kind: Kind, kept: Kept | None) -> None:
     """A call that was surely not served frees its idempotency key; any other keeps it, with its outcome if known."""
     claimed = books.claims.get(key)
-    if claimed is None:
+    if claimed is None or claimed.hold != hold.id:
         return
     if kind is Kind.VOID:
         del books.claims[key]

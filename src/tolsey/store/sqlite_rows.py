@@ -11,7 +11,20 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from tolsey.ledger.events import RESOLUTIONS, Claim, Claimed, Entry, Event, Grant, Key, Kind, Open, Reserve
+from tolsey.ledger.events import (
+    RESOLUTIONS,
+    Annul,
+    Claim,
+    Claimed,
+    Entry,
+    Event,
+    Grant,
+    Key,
+    Kind,
+    Open,
+    Refund,
+    Reserve,
+)
 from tolsey.ledger.rules import CLAIM_NS, Balance, Books, Hold, Window, WindowKey
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store.sqlite_file import insert_sql, parts
@@ -22,8 +35,6 @@ CACHED_BALANCES: Final = 16_384
 
 IN_PASSING: Final = 8
 """How many rows that are over are removed beside each write of their kind."""
-
-_FORGOTTEN: Final = (Kind.REFUND, Kind.ANNUL, *RESOLUTIONS)
 
 _ANCESTRY: Final = """
     WITH RECURSIVE up (id, unit, parent, d) AS (
@@ -58,6 +69,7 @@ _ACCOUNT_CHANGED: Final = (
     " calls = excluded.calls, open = excluded.open"
 )
 _INSERT_ENTRY: Final = "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note)"
+_INSERT_HOLD: Final = "INSERT INTO hold (id, leaf, counter, amount, owner, at, until)"
 _INSERT_WINDOW: Final = 'INSERT INTO window (account, start, "limit", spent, held, granted)'
 _WINDOW_CHANGED: Final = (
     "ON CONFLICT (account, start) DO UPDATE SET spent = excluded.spent, held = excluded.held,"
@@ -82,7 +94,8 @@ class Rows:
         self.books = Books()
         self._numbers: dict[Key, int] = {}
         self._next = 0
-        self._closed: list[str] = []
+        # Only an open hold that was made here is known for sure from one group to the next.
+        self._let_go: list[str] = []
         self._windows: set[WindowKey] = set()
         self._periodic = False
 
@@ -103,9 +116,9 @@ class Rows:
         if max(len(books.balances), len(books.windows), len(books.rates)) > CACHED_BALANCES:
             self.forget(self._next)
         books.claims.clear()
-        for hold in self._closed:
+        for hold in self._let_go:
             books.holds.pop(hold, None)
-        self._closed.clear()
+        self._let_go.clear()
 
     def load(self, db: sqlite3.Connection, events: Sequence[Event], at: int, *, trusting: bool) -> None:
         """Bring everything that the events touch at ledger time `at` into the books. With `trusting`, a reserve's id is
@@ -117,7 +130,8 @@ class Rows:
             for event in events
             if not isinstance(event, Open | Grant)
             and not (trusting and isinstance(event, Reserve))
-            and event.hold not in holds
+            # What an operator corrects may have been resolved by anybody.
+            and (event.hold not in holds or isinstance(event, Refund | Annul))
         ]
         if unknown:
             self.load_holds(db, unknown)
@@ -127,7 +141,8 @@ class Rows:
                 for account in event.accounts:
                     wanted[account[:2]] = None
                 if event.counters or event.rates or event.claim is not None:
-                    wanted.update((account[:2], None) for account in event.counters)
+                    for account in event.counters:
+                        wanted[account[:2]] = None
                     self._load_rates(db, [rate.id for rate in event.rates])
                     if event.claim is not None:
                         self._load_claims(db, "scope = ? AND key = ?", event.claim[:2])
@@ -137,7 +152,10 @@ class Rows:
                 wanted[event.key] = None
             elif event.hold in holds:
                 hold = holds[event.hold]
-                wanted.update((key, None) for key in hold.chain + hold.counters)
+                for key in hold.chain:
+                    wanted[key] = None
+                for key in hold.counters:
+                    wanted[key] = None
                 if hold.claim is not None:
                     self._load_claims(db, "hold = ?", (hold.id,))
         balances = self.books.balances
@@ -156,6 +174,7 @@ class Rows:
         """Read holds that this process does not know: another owner's, or a repeated id."""
         rows = db.execute(_HOLDS, (json.dumps(ids),)).fetchall()
         for id_, leaf, counter, amount, owner, at, kind, settled, scope, key, extended, refunded, annulled in rows:
+            self._let_go.append(id_)
             self.books.holds[id_] = Hold(
                 id_,
                 self._chain(db, leaf),
@@ -179,12 +198,12 @@ class Rows:
         for event in events:
             keys: Iterable[Key] = ()
             when = at
-            if isinstance(event, Reserve):
-                keys = (account[:2] for account in event.accounts + event.counters)
-            elif isinstance(event, Grant):
+            if isinstance(event, Grant):
                 keys = (event.key,)
             elif not isinstance(event, Open) and (hold := holds.get(event.hold)) is not None:
                 keys, when = hold.chain + hold.counters, hold.at
+            elif isinstance(event, Reserve):
+                keys = (account[:2] for account in event.accounts + event.counters)
             for key in keys:
                 period = balances[key].account.period if key in balances else None
                 if period is not None and key in self._numbers:
@@ -219,7 +238,7 @@ class Rows:
             self.books.claims.setdefault((scope, key), found)
 
     def write(self, db: sqlite3.Connection, at: int, config: int | None) -> None:
-        """Write what the rules changed: accounts, then entries; the open holds follow from those by triggers."""
+        """Write what the rules changed: accounts, then entries, and the open holds that follow from those."""
         books, numbers = self.books, self._numbers
         accounts = []
         for key, b in books.dirty.items():
@@ -248,14 +267,34 @@ class Rows:
     def insert_entries(self, db: sqlite3.Connection, entries: Sequence[Entry], config: int | None) -> None:
         """Append to the journal."""
         numbers = self._numbers
-        lines = []
-        for e in entries:
-            leaf = None if e.leaf is None else numbers[e.leaf]
-            counter = None if e.counter is None else numbers[e.counter]
-            lines.append((e.at, e.kind, e.hold, leaf, counter, e.amount, e.until, e.owner, config, e.note))
-            if e.hold is not None and e.kind in _FORGOTTEN:
-                self._closed.append(e.hold)
+        lines: list[tuple[object, ...]] = []
+        opened: list[tuple[object, ...]] = []
+        grown: list[tuple[str, int]] = []
+        closed: list[str] = []
+        for kind, at, hold, leaf_key, amount, owner, note, counter_key, until in entries:
+            leaf = None if leaf_key is None else numbers[leaf_key]
+            counter = None if counter_key is None else numbers[counter_key]
+            lines.append((at, kind, hold, leaf, counter, amount, until, owner, config, note))
+            if hold is None:
+                continue
+            if kind is Kind.RESERVE:
+                opened.append((hold, leaf, counter, amount, owner, at, until))
+            elif kind in RESOLUTIONS:
+                closed.append(hold)
+            elif kind is Kind.EXTEND:
+                grown.append((hold, amount))
         _put(db, _INSERT_ENTRY, lines)
+        _put(db, _INSERT_HOLD, opened)
+        for hold, amount in grown:
+            self._grow(db, hold, amount)
+        for part in parts(closed):
+            db.execute(f"DELETE FROM hold WHERE id IN ({','.join('?' * len(part))})", part)  # noqa: S608 - only marks
+        self._let_go += closed
+
+    def _grow(self, db: sqlite3.Connection, hold: str, amount: int) -> None:
+        """A hold was extended. Raises `IntegrityError` if another process has closed it."""
+        if not db.execute("UPDATE hold SET amount = amount + ? WHERE id = ?", (amount, hold)).rowcount:
+            raise sqlite3.IntegrityError(f"hold {hold} is not open")
 
     def _write_windows(self, db: sqlite3.Connection) -> None:
         books = self.books
