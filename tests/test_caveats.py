@@ -114,8 +114,7 @@ NAMELESS = [
 
 CONTROLS = ["\x00", "\n", "\r", "\t", "\x0b", "\x1b", "\x7f", "\x85", "\u2028", "\u2029"]
 
-NOT_YET = ["calls = 1000", "rate = 60/minute", "tool = search_*", "model = gpt-*"]
-WINDOWS = [f"budget = 20 USD/{period}" for period in ("hour", "day", "week", "month")]
+NOT_YET = ["tool = search_*", "model = gpt-*"]
 
 WRONG_VALUES = [
     "label = " + "x" * 129,
@@ -214,7 +213,7 @@ def test_a_caveat_is_read(text: str) -> None:
     assert parse_caveat(f"  {text} ".encode()) == MEANS[text]
 
 
-@pytest.mark.parametrize("text", [*NAMELESS, *NOT_YET, *WINDOWS, *WRONG_VALUES])
+@pytest.mark.parametrize("text", [*NAMELESS, *NOT_YET, *WRONG_VALUES])
 def test_a_caveat_that_is_not_understood_refuses_every_call(text: str) -> None:
     with pytest.raises(CaveatInvalid):
         parse_caveat(text.encode())
@@ -237,7 +236,7 @@ def test_what_is_not_utf_8_refuses(cid: bytes) -> None:
     assert verdict(mint(BUDGET).attenuate(cid)) == "caveat_unknown"
 
 
-@pytest.mark.parametrize("text", [*NOT_YET, *WINDOWS])
+@pytest.mark.parametrize("text", NOT_YET)
 def test_what_is_not_supported_yet_says_so(text: str) -> None:
     assert "not supported yet" in refused(mint(BUDGET).attenuate(text)).detail
 

@@ -182,8 +182,8 @@ def test_a_budget_in_link_0() -> None:
 
 
 def test_a_free_call_needs_no_budget_and_charges_nobody() -> None:
-    assert decide(mint("label = root n"), price=FREE) == ()
-    assert decide(article(), price=FREE) == ()
+    assert decide(mint("label = root n"), price=FREE) == ((), (), ())
+    assert decide(article(), price=FREE) == ((), (), ())
 
 
 def test_a_priced_call_needs_a_budget_of_the_minter() -> None:

@@ -180,11 +180,11 @@ def test_depth_counts_the_links_after_it(gateway: Gateway) -> None:
     [
         *(
             "colour = red",
-            "calls = 5",
-            "rate = 60/minute",
             "tool = x",
             "model = x",
-            "budget = 5 USD/day",
+            "budget = 5 USD/year",
+            "calls = 5/minute",
+            "rate = 60",
             "scope =",
             "x",
         ),

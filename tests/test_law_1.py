@@ -36,6 +36,7 @@ from tests.tokens import (
 from tolsey import CaveatWider, Macaroon, attenuate
 from tolsey.call import Call
 from tolsey.errors import TokenForged
+from tolsey.token.chain import Charge
 from tolsey.token.verifier import Verifier
 from tolsey.units import Amount
 
@@ -61,6 +62,11 @@ KNOWN = [
     "budget = 0 USD",
     "budget = 1000000 USD",
     "budget = 100 sat",
+    "budget = 20 USD/day",
+    "calls = 1000000",
+    "calls = 0/month",
+    "rate = 1000000/second",
+    "rate = 1/day",
     "scope = /*",
     "scope = /api/v1/*",
     "scope = /api/v1/search?source=arxiv",
@@ -90,9 +96,12 @@ UNKNOWN = [
     "mc=x",
     "budget = Infinity USD",
     "budget = -1 USD",
-    "budget = 20 USD/day",
-    "calls = 1000000",
-    "rate = 1000000/second",
+    "budget = 20 USD/year",
+    "calls = 1e6",
+    "calls = 5/minute",
+    "rate = 60",
+    "rate = 0/second",
+    "rate = 60/month",
     "tool = *",
     "model = *",
     "Expires = 2030-01-01",
@@ -114,6 +123,9 @@ BASES = {
     "no further Links": mint("label = root n", "budget = 10 USD", "depth = 0").attenuate("label = child n"),
     "an unknown caveat": mint("budget = 10 USD").attenuate("colour = blue"),
     "an approval that is missing": ask(mint("budget = 10 USD")),
+    "windows and counts": mint("label = root n", "calls = 9/hour", "rate = 5/minute", "budget = 20 USD/week"),
+    "free calls, counted": mint("label = root n", "calls = 100"),
+    "free calls at a pace": mint("label = root n", "rate = 5/second"),
     "nothing at all": mint(),
 }
 
@@ -121,17 +133,19 @@ BASES = {
 def check_law(parent: str, child: str, call: Call, price: Amount, by: Verifier) -> str:
     """Fail if the child gets what the parent does not, or escapes an account that the parent charges."""
     above, below = decide(parent, call, price, by=by), decide(child, call, price, by=by)
-    if not isinstance(below, tuple):
+    if not isinstance(below, Charge):
         return "refused"
-    assert isinstance(above, tuple), f"{parent} was refused ({above}), {child} was cleared"
-    kept = [account for account in above if account in below]
-    missing = [account for account in above if account not in below]
-    assert below[: len(kept)] == tuple(kept)
+    assert isinstance(above, Charge), f"{parent} was refused ({above}), {child} was cleared"
+    assert below.counters[: len(above.counters)] == above.counters
+    assert below.rates[: len(above.rates)] == above.rates
+    kept = [account for account in above.accounts if account in below.accounts]
+    missing = [account for account in above.accounts if account not in below.accounts]
+    assert below.accounts[: len(kept)] == tuple(kept)
     assert all(account.limit is None for account in missing), f"escaped: {missing}"
     if missing:
         # The last Link had no budget and was only counted; with one of its own it is counted there.
-        assert missing == [above[-1]]
-        stead = below[len(kept)]
+        assert missing == [above.accounts[-1]]
+        stead = below.accounts[len(kept)]
         assert (stead.label, stead.parent) == (missing[0].label, missing[0].parent)
         assert stead.limit is not None
     return "cleared"

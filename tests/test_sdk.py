@@ -108,7 +108,7 @@ def test_a_label_that_cannot_be_written_is_refused(label: str) -> None:
     [
         "colour = blue",
         "method",
-        "rate = 5/minute",
+        "model = x",
         "budget = 5",
         "expires = 5m",
         "label = another",
@@ -123,7 +123,7 @@ def test_a_caveat_that_is_not_known_is_never_written(caveat: str) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"budget": "5"}, {"budget": "5 USD/day"}, {"budget": "-5 USD"}, {"scope": "api"}, {"expires": "tomorrow"}],
+    [{"budget": "5"}, {"budget": "5 USD/year"}, {"budget": "-5 USD"}, {"scope": "api"}, {"expires": "tomorrow"}],
 )
 def test_a_value_that_cannot_be_written_is_refused(more: dict[str, str]) -> None:
     with pytest.raises(CaveatInvalid):
@@ -151,6 +151,13 @@ AS_NARROW = [
     ("depth = 2", "depth = 1"),
     ("depth = 1", "depth = 0"),
     ("purpose = a", "purpose = b"),
+    ("budget = 20 USD/day", "budget = 20 USD/day"),
+    ("budget = 20 USD/day", "budget = 500 USD"),
+    ("budget = 20 USD/day", "budget = 30 USD/week"),
+    ("calls = 1000", "calls = 1000"),
+    ("calls = 1000", "calls = 2000/hour"),
+    ("rate = 60/minute", "rate = 60/minute"),
+    ("rate = 60/minute", "rate = 100/hour"),
 ]
 
 WIDER = [
@@ -172,6 +179,10 @@ WIDER = [
     ("peer = 10.0.0.0/8", "peer = 10.1.1.1 11.1.1.1"),
     ("depth = 2", "depth = 2"),
     ("depth = 1", "depth = 9"),
+    ("budget = 20 USD/day", "budget = 20.000000001 USD/day"),
+    ("calls = 1000", "calls = 1001"),
+    ("calls = 100/hour", "calls = 101/hour"),
+    ("rate = 60/minute", "rate = 61/minute"),
 ]
 
 
@@ -263,13 +274,21 @@ def test_inspect_shows_the_least_of_each_unit() -> None:
     assert seen.expires == "2026-05-31T10:00:00Z"
 
 
+def test_inspect_shows_the_least_of_each_period() -> None:
+    token = mint("budget = 9 USD/day", "budget = 20 USD/week", "calls = 9/hour", "calls = 50", "rate = 5/minute")
+    seen = inspect(token.attenuate("budget = 8 USD/day", "calls = 7/hour", "calls = 60", "rate = 4/minute").to_text())
+    assert seen.budgets == ("8 USD/day", "20 USD/week")
+    assert seen.calls == ("7/hour", "50")
+    assert seen.rates == ("4/minute",)
+
+
 def test_inspect_shows_what_a_gateway_will_refuse() -> None:
-    seen = inspect(mint("scope = /a").attenuate("colour = blue", b"\xff", "rate = 5/minute").to_text())
+    seen = inspect(mint("scope = /a").attenuate("colour = blue", b"\xff", "model = x").to_text())
     assert len(seen.problems) == 3
     assert "colour" in seen.problems[0]
     assert "UTF-8" in seen.problems[1]
     assert "not supported yet" in seen.problems[2]
-    assert seen.links == (UnverifiedLink(None, None, ("scope = /a", "colour = blue", "\\xff", "rate = 5/minute")),)
+    assert seen.links == (UnverifiedLink(None, None, ("scope = /a", "colour = blue", "\\xff", "model = x")),)
 
 
 def test_inspect_shows_third_parties_and_counts_discharges() -> None:

@@ -18,7 +18,7 @@ from tolsey import Macaroon
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.token.caveats import parse_expiry
-from tolsey.token.chain import CAPABILITY
+from tolsey.token.chain import CAPABILITY, Charge
 from tolsey.token.macaroon import derive_key, verify
 from tolsey.token.verifier import Verifier
 from tolsey.units import parse_amount
@@ -95,10 +95,10 @@ def test_our_token_clears_and_refuses(token: dict[str, Any], number: int) -> Non
     call = Call(**(wanted["call"] | {"now": parse_expiry(wanted["call"]["now"])}))
     decision = decide(token["text"], call, parse_amount(wanted["price"]), by=verifier())
     if wanted["verdict"] == "cleared":
-        assert isinstance(decision, tuple), decision
-        assert [account.id for account in decision] == [token["prefix_ids"][n] for n in wanted["charged"]]
+        assert isinstance(decision, Charge), decision
+        assert [account.id for account in decision.accounts] == [token["prefix_ids"][n] for n in wanted["charged"]]
     else:
-        assert not isinstance(decision, tuple)
+        assert not isinstance(decision, Charge)
         assert decision.code == wanted["verdict"]
     if "caveat" in wanted:
         assert isinstance(decision, Refusal)

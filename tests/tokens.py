@@ -3,7 +3,7 @@
 from tolsey.call import Call
 from tolsey.errors import Refusal, TokenError
 from tolsey.token.caveats import parse_expiry
-from tolsey.token.chain import CAPABILITY, Account, Chain, clear, write_identifier
+from tolsey.token.chain import CAPABILITY, Account, Chain, Charge, clear, write_identifier
 from tolsey.token.macaroon import Macaroon, derive_key, prefix_id
 from tolsey.token.verifier import Verifier
 from tolsey.token.wire import LIMITS, Limits, bytes_to_text
@@ -90,16 +90,15 @@ def chain_of(root: Macaroon, *discharges: Macaroon) -> Chain:
 
 def decide(
     token: str | Macaroon, call: Call = CALL, price: Amount = CENT, *, by: Verifier | None = None
-) -> tuple[Account, ...] | Refusal | TokenError:
-    """Verify, clear and open the purse, as the gateway does: the accounts to charge, or what stood in the way."""
+) -> Charge | Refusal | TokenError:
+    """Verify, clear and open the purse, as the gateway does: what to charge, or what stood in the way."""
     text = token if isinstance(token, str) else text_of(token)
     try:
         chain = (by or verifier()).verify(text)
     except TokenError as error:
         return error
     cleared = clear(chain, call)
-    charge = cleared if isinstance(cleared, Refusal) else cleared.charge(price)
-    return charge if isinstance(charge, Refusal) else charge.accounts
+    return cleared if isinstance(cleared, Refusal) else cleared.charge(price)
 
 
 def verdict(token: str | Macaroon, call: Call = CALL, price: Amount = CENT, *, by: Verifier | None = None) -> str:
@@ -118,8 +117,8 @@ def refused(token: str | Macaroon, call: Call = CALL, price: Amount = CENT) -> R
 def charged(token: str | Macaroon, call: Call = CALL, price: Amount = CENT) -> tuple[Account, ...]:
     """The accounts of a call that is cleared."""
     decision = decide(token, call, price)
-    assert isinstance(decision, tuple), decision
-    return decision
+    assert isinstance(decision, Charge), decision
+    return decision.accounts
 
 
 def prefix_of(token: str) -> str:

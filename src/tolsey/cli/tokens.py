@@ -95,6 +95,8 @@ def _show(found: Inspection) -> None:
     both = " and "
     for name, value in (
         ("may spend", ", ".join(found.budgets) or "no limit of its own"),
+        ("calls", ", ".join(found.calls)),
+        ("rate", ", ".join(found.rates)),
         ("for a call", ", ".join(found.max_prices)),
         ("may call", both.join(found.scope) or "every path"),
         ("methods", both.join(found.method) or "all"),

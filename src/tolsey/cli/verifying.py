@@ -57,8 +57,7 @@ def verify(
     macaroon, *discharges = Macaroon.deserialize_all(text)
     found = inspection(macaroon, discharges)
     caveats = [str(caveat) for caveat in macaroon.caveats]
-    units = dict.fromkeys(each.unit for each in chain.budgets)
-    accounts = [account for unit in units for account in chain.purse(unit)]
+    accounts = list(chain.accounts())
     data: dict[str, object] = {
         "verified": True,
         "key_id": chain.identifier.key_id,
@@ -131,13 +130,16 @@ def _show(chain: "Chain", caveats: list[str], accounts: "list[Account]") -> None
     table(("link", "label", "caveat", "prefix id"), rows)
     print()
     if accounts:
-        lines = [
-            (a.label or "", "-" if a.limit is None else format_nano(a.limit), a.unit, a.id, a.parent or "")
-            for a in accounts
-        ]
+        lines = [(a.label or "", _limit(a), a.unit, a.id, a.parent or "") for a in accounts]
         table(("charged to", "limit", "unit", "account", "below"), lines, right=("limit",))
     else:
         print("It has no budget: calls that cost something are refused.")
+
+
+def _limit(account: "Account") -> str:
+    if account.limit is None:
+        return "-"
+    return format_nano(account.limit) + ("" if account.period is None else f"/{account.period}")
 
 
 def _show_call(call: dict[str, object]) -> None:

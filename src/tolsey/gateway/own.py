@@ -57,8 +57,7 @@ async def _find(passage: Passage, request: Request) -> dict[str, object] | Refus
         if path.startswith(_HOLDS):
             hold = await passage.book.hold(path.removeprefix(_HOLDS))
             return _hold(chain, hold)
-        accounts = [a for unit in dict.fromkeys(budget.unit for budget in chain.budgets) for a in chain.purse(unit)]
-        balances = await passage.book.balances([*accounts, *chain.counters])
+        balances = await passage.book.balances(chain.accounts())
     except TokenError as error:
         return Refusal(error.code, error.detail)
     except LedgerUnavailable as error:

@@ -14,12 +14,21 @@ from typing import ClassVar, Final
 
 from tolsey.call import METHODS, Call, Pattern, parse_pattern
 from tolsey.errors import AmountInvalid, CaveatInvalid, PatternInvalid
-from tolsey.units import Amount, Budget, parse_amount, parse_budget
+from tolsey.units import MAX_NANO, NANO, PERIODS, Amount, Budget, parse_amount, parse_budget
 
 SECOND: Final = 1_000_000_000
 """Nanoseconds in a second."""
 
 MAX_LABEL_BYTES: Final = 128
+
+MAX_CALLS: Final = MAX_NANO // NANO
+"""The largest number of calls that an account holds."""
+
+MAX_RATE: Final = 1_000_000
+"""The largest number of calls in a rate."""
+
+RATE_PERIODS: Final = ("second", "minute", "hour", "day")
+"""What a rate may be written for."""
 
 _NAME = re.compile(r"[a-z][a-z-]{0,31}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -28,6 +37,7 @@ _RFC3339 = re.compile(
 )
 _GLOB = re.compile(r"[A-Za-z0-9_.:/@+*-]+", re.ASCII)
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
+_COUNT = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -45,6 +55,30 @@ class BudgetCaveat:
     """Opens an Account. The ledger refuses, not the chain."""
 
     budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Opens an Account in the unit `call`, from which every call takes one. `period` is the window that `count` is for
+    (None: for the account's whole life). The ledger refuses, not the chain.
+    """
+
+    count: int
+    period: str | None
+
+    def __str__(self) -> str:
+        return f"{self.count}" if self.period is None else f"{self.count}/{self.period}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`rate`: at most `calls` calls a `period`, all of them at once if need be. The ledger refuses, not the chain."""
+
+    calls: int
+    period: str
+
+    def __str__(self) -> str:
+        return f"{self.calls}/{self.period}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +183,7 @@ Condition = Scope | Method | Expires | Upstream | Peer
 CONDITIONS: Final = (Scope, Expires, Method, Upstream, Peer)
 """The same, for `isinstance`, which is slower by half over a union."""
 
-Meaning = Label | BudgetCaveat | MaxPrice | Depth | Purpose | Condition
+Meaning = Label | BudgetCaveat | Calls | Pace | MaxPrice | Depth | Purpose | Condition
 """What a first-party caveat can turn out to be."""
 
 
@@ -249,10 +283,25 @@ def _label(value: str) -> Label:
 
 
 def _budget(value: str) -> BudgetCaveat:
-    budget = parse_budget(value)
-    if budget.period is not None:
-        raise CaveatInvalid("budget: a budget for a period is not supported yet")
-    return BudgetCaveat(budget)
+    return BudgetCaveat(parse_budget(value))
+
+
+def _calls(value: str) -> Calls:
+    count, slash, period = (part.strip(" ") for part in value.partition("/"))
+    if _COUNT.fullmatch(count) is None or int(count) > MAX_CALLS:
+        raise CaveatInvalid(f"calls: write a whole number from 0 to {MAX_CALLS}, as in 1000 or 100/hour")
+    if slash and period not in PERIODS:
+        raise CaveatInvalid(f"calls: unknown period {period[:32]!r}; known are hour, day, week, month")
+    return Calls(int(count), period if slash else None)
+
+
+def _pace(value: str) -> Pace:
+    calls, _, period = (part.strip(" ") for part in value.partition("/"))
+    if _COUNT.fullmatch(calls) is None or not 0 < int(calls) <= MAX_RATE or period not in RATE_PERIODS:
+        raise CaveatInvalid(
+            f"rate: write a number of calls from 1 to {MAX_RATE} and a period, {', '.join(RATE_PERIODS)}: 60/minute"
+        )
+    return Pace(int(calls), period)
 
 
 def _depth(value: str) -> Depth:
@@ -306,8 +355,8 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "upstream": _upstream,
     "peer": _peer,
     "purpose": Purpose,
-    "calls": _not_yet("calls"),
-    "rate": _not_yet("rate"),
+    "calls": _calls,
+    "rate": _pace,
     "tool": _not_yet("tool"),
     "model": _not_yet("model"),
 }

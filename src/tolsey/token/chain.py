@@ -9,7 +9,7 @@ Law 1 lives here: every caveat is looked at, all are ANDed, and what is not unde
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from tolsey.call import Call
@@ -17,18 +17,23 @@ from tolsey.errors import CaveatInvalid, Refusal, TokenForged, TokenMalformed
 from tolsey.token.caveats import (
     CONDITIONS,
     BudgetCaveat,
+    Calls,
     Depth,
     Expires,
     Label,
     MaxPrice,
     Meaning,
+    Pace,
     Peer,
     Purpose,
     parse_caveat,
 )
 from tolsey.token.macaroon import ThirdParty, prefix_id
 from tolsey.token.wire import LIMITS, Caveat, Limits
-from tolsey.units import Amount
+from tolsey.units import NANO, Amount
+
+CALL: Final = "call"
+"""The unit of the accounts that count calls."""
 
 CAPABILITY: Final = "tolsey"
 """What the identifier of a capability token begins with."""
@@ -37,7 +42,7 @@ ADMIN: Final = "tolsey-admin"
 """What the identifier of an admin token begins with. One kind never opens what another does (RULES.md T12)."""
 
 _IDENTIFIER = re.compile(r"(tolsey|tolsey-admin):1:([A-Za-z0-9_-]{1,32}):[A-Za-z0-9_-]{22}:(0|[1-9]\d{0,2})", re.ASCII)
-_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Depth)
+_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, Pace, Depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,9 @@ class Chain:
     """A verified token, or a verified prefix of one.
 
     `prefix_ids[n]` names the prefix after n caveats; `links` run from root to bearer; `terms` are the caveats that can
-    refuse, in chain order; `budgets` are (unit, nano-units, prefix id, Link number, written by the minter).
+    refuse by themselves, in chain order. `budgets`, `counters` (accounts in the unit `call`, one for each `calls`) and
+    `rates` are what the ledger decides about; `counter_links` are the numbers of the counters' Links, and the first
+    `minted_counters` and `minted_rates` of them were written by the minter.
     """
 
     identifier: Identifier
@@ -132,7 +139,10 @@ class Chain:
     third_parties: tuple[tuple[ThirdParty, int, int], ...] = field(default=(), repr=False)
     root_is_bare: bool = True
     counters: tuple[Account, ...] = ()
+    counter_links: tuple[int, ...] = ()
+    minted_counters: int = 0
     rates: tuple[Rate, ...] = ()
+    minted_rates: int = 0
     _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def purse(self, unit: str) -> tuple[Account, ...]:
@@ -145,17 +155,24 @@ class Chain:
             known = self._purses[unit] = tuple(self._accounts(unit))
         return known
 
+    def accounts(self) -> tuple[Account, ...]:
+        """Every account that a call can be charged to: the purses of all units, and the counters."""
+        units = dict.fromkeys(budget.unit for budget in self.budgets)
+        return tuple(account for unit in units for account in self.purse(unit)) + self.counters
+
     def own_accounts(self) -> set[str]:
         """The ids of the accounts that the bearer's own Link opens, in any unit."""
         last = len(self.links) - 1
-        return {budget.prefix_id for budget in self.budgets if budget.link == last} | {self.links[last].prefix_id}
+        counters = {c.id for c, link in zip(self.counters, self.counter_links, strict=True) if link == last}
+        budgets = {budget.prefix_id for budget in self.budgets if budget.link == last}
+        return counters | budgets | {self.links[last].prefix_id}
 
     def _accounts(self, unit: str) -> Iterable[Account]:
         parent: str | None = None
         for number, link in enumerate(self.links):
             mine = [b for b in self.budgets if b.link == number and b.unit == unit]
             for budget in mine:
-                yield Account(budget.prefix_id, unit, parent, link.label, budget.nano)
+                yield Account(budget.prefix_id, unit, parent, link.label, budget.nano, budget.period)
                 parent = budget.prefix_id
             if not mine and not (number == 0 and self.root_is_bare):
                 yield Account(link.prefix_id, unit, parent, link.label, None)
@@ -168,6 +185,7 @@ class BudgetAt:
 
     unit: str
     nano: int
+    period: str | None
     prefix_id: str
     link: int
     minted: bool
@@ -191,6 +209,10 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
     terms = list(chain.terms)
     budgets = list(chain.budgets)
     third_parties = list(chain.third_parties)
+    counters = list(chain.counters)
+    counter_links = list(chain.counter_links)
+    rates = list(chain.rates)
+    minted_counters, minted_rates = chain.minted_counters, chain.minted_rates
     root_is_bare = chain.root_is_bare
     for caveat, before, mac in zip(caveats, macs, macs[1:], strict=False):
         name = prefix_id(mac)
@@ -206,14 +228,25 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
             case BudgetCaveat(budget):
                 minted = len(names) - 1 <= chain.identifier.minted
                 amount = budget.amount
-                budgets.append(BudgetAt(amount.unit, amount.nano, name, len(links) - 1, minted, term.text))
+                at = BudgetAt(amount.unit, amount.nano, budget.period, name, len(links) - 1, minted, term.text)
+                budgets.append(at)
+            case Calls(count, period):
+                parent = counters[-1].id if counters else None
+                counters.append(Account(name, CALL, parent, links[-1].label, count * NANO, period))
+                counter_links.append(len(links) - 1)
+                minted_counters += len(names) - 1 <= chain.identifier.minted
+            case Pace(calls, period):
+                rates.append(Rate(name, links[-1].label, calls, period))
+                minted_rates += len(names) - 1 <= chain.identifier.minted
             case Purpose():
                 pass
             case _:
                 terms.append(term)
         root_is_bare = root_is_bare and len(links) > 1
-    if len(links) > limits.links or len(budgets) > limits.accounts:
-        raise TokenMalformed(f"a token has at most {limits.links} Links and {limits.accounts} budgets")
+    if len(links) > limits.links or len(budgets) + len(counters) + len(rates) > limits.accounts:
+        raise TokenMalformed(
+            f"a token has at most {limits.links} Links, and {limits.accounts} budgets, calls and rates together"
+        )
     return Chain(
         chain.identifier,
         tuple(names),
@@ -222,6 +255,11 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
         tuple(budgets),
         tuple(third_parties),
         root_is_bare,
+        tuple(counters),
+        tuple(counter_links),
+        minted_counters,
+        tuple(rates),
+        minted_rates,
     )
 
 
@@ -251,15 +289,7 @@ def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
     for at in range(len(chain.terms) + 1):
         terms += added.get(at, [])
         terms += chain.terms[at : at + 1]
-    return Chain(
-        chain.identifier,
-        chain.prefix_ids,
-        chain.links,
-        tuple(terms),
-        chain.budgets,
-        chain.third_parties,
-        chain.root_is_bare,
-    )
+    return replace(chain, terms=tuple(terms))
 
 
 class Clearance(NamedTuple):
@@ -280,7 +310,7 @@ class Clearance(NamedTuple):
                 if price.nano and (price.unit != most.unit or price.nano > most.nano):
                     return refusal_of(self.chain, term, "caveat_refused", f"the price {price} is above {most}")
         if price.nano == 0:
-            return Charge((), self.chain.counters, self.chain.rates)
+            return self._free()
         minted_units = {budget.unit for budget in self.chain.budgets if budget.minted}
         if price.unit not in minted_units:
             return Refusal(
@@ -298,6 +328,22 @@ class Clearance(NamedTuple):
                     f"the call costs {price} and this Link may only spend {budget.unit}",
                 )
         return Charge(self.chain.purse(price.unit), self.chain.counters, self.chain.rates)
+
+    def _free(self) -> Charge | Refusal:
+        """What a free call is charged to. What a holder appended is only kept below something that the minter wrote: a
+        bearer without money must not be able to fill a table.
+        """
+        chain = self.chain
+        unkept: Sequence[Account | Rate] = ()
+        if not chain.minted_counters:
+            unkept = chain.counters or (() if chain.minted_rates else chain.rates)
+        if unkept:
+            name = "calls" if chain.counters else "rate"
+            detail = (
+                f"the call is free, and the token was minted without {name}: one that a holder appended is not kept"
+            )
+            return Refusal("budget_missing", detail, link=unkept[0].label, prefix_id=unkept[0].id)
+        return Charge((), chain.counters, chain.rates)
 
 
 def clear(chain: Chain, call: Call) -> Clearance | Refusal:

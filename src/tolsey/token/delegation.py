@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tolsey.errors import CaveatInvalid, CaveatWider
 from tolsey.token.caveats import (
     BudgetCaveat,
+    Calls,
     Depth,
     Expires,
     Label,
@@ -17,6 +18,7 @@ from tolsey.token.caveats import (
     Meaning,
     Method,
     Network,
+    Pace,
     Peer,
     Scope,
     Upstream,
@@ -81,8 +83,8 @@ def narrow(parent: Macaroon, texts: Sequence[str]) -> Macaroon:
         raise CaveatInvalid(f"a token has at most {LIMITS.caveats} caveats")
     if 1 + _count(Label, held + added) > LIMITS.links:
         raise CaveatInvalid(f"a token has at most {LIMITS.links} Links")
-    if _count(BudgetCaveat, held + added) > LIMITS.accounts:
-        raise CaveatInvalid(f"a token has at most {LIMITS.accounts} budgets")
+    if sum(_count(kind, held + added) for kind in (BudgetCaveat, Calls, Pace)) > LIMITS.accounts:
+        raise CaveatInvalid(f"a token has at most {LIMITS.accounts} budgets, calls and rates together")
     if len(child.serialize()) > LIMITS.token_bytes:
         raise CaveatInvalid(f"a token has at most {LIMITS.token_bytes} bytes")
     return child
@@ -115,6 +117,8 @@ def _wider(new: Meaning, held: Meaning) -> str | None:
         case BudgetCaveat(mine), BudgetCaveat(theirs):
             same = (mine.amount.unit, mine.period) == (theirs.amount.unit, theirs.period)
             return f"it has {theirs}" if same and mine.amount.nano > theirs.amount.nano else None
+        case (Calls(number, period), Calls(most_, of)) | (Pace(number, period), Pace(most_, of)):
+            return f"it has {held}" if period == of and number > most_ else None
         case MaxPrice(price), MaxPrice(most):
             return f"it has {most}" if price.unit == most.unit and price.nano > most.nano else None
         case Expires(at), Expires(before):
@@ -156,8 +160,9 @@ class Inspection:
     """What a token says. Nothing of it is verified: only the gateway has the key.
 
     `prefix_id` names the whole token; the ids of its earlier prefixes cannot be known without the key. `budgets` are
-    the least limits, one for each unit; `expires` the earliest end, RFC 3339; `scope` and `method` the alternatives of
-    each caveat, all of which must allow a call; `problems` are the caveats that a gateway will refuse.
+    the least limits, one for each unit and period, `calls` and `rates` likewise; `expires` is the earliest end, RFC
+    3339; `scope` and `method` are the alternatives of each caveat, all of which must allow a call; `problems` are the
+    caveats that a gateway will refuse.
     """
 
     identifier: str
@@ -165,6 +170,8 @@ class Inspection:
     links: tuple[UnverifiedLink, ...]
     expires: str | None
     budgets: tuple[str, ...]
+    calls: tuple[str, ...]
+    rates: tuple[str, ...]
     max_prices: tuple[str, ...]
     scope: tuple[str, ...]
     method: tuple[str, ...]
@@ -214,6 +221,8 @@ def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspe
                 if isinstance(m, BudgetCaveat)
             )
         ),
+        calls=tuple(_least((str(m), m.count, m.period) for m in known if isinstance(m, Calls))),
+        rates=tuple(_least((str(m), m.calls, m.period) for m in known if isinstance(m, Pace))),
         max_prices=tuple(
             _least((str(m.amount), m.amount.nano, m.amount.unit) for m in known if isinstance(m, MaxPrice))
         ),
