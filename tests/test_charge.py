@@ -10,7 +10,7 @@ from tolsey.errors import CaveatInvalid, TokenMalformed
 from tolsey.token.caveats import BudgetCaveat, Calls, Meaning, Pace, parse_caveat
 from tolsey.token.chain import Account, Charge, Rate
 from tolsey.token.macaroon import Macaroon
-from tolsey.units import PERIODS, Amount, Budget
+from tolsey.units import Amount, Budget
 
 NANO = 1_000_000_000
 
