@@ -121,23 +121,14 @@ class Pattern:
 
     def query_refusal(self, query: str) -> str | None:
         """Why `query` does not meet the pattern's query rules, or None when it does (RULES.md H3)."""
-        if not self.query:
-            return None
-        if ";" in query:
-            return "the query holds a raw ';'"
-        try:
-            pairs = query_pairs(query)
-        except ValueError:
-            return "the query holds an invalid escape"
         for name, value in self.query:
-            found = [v for k, v in pairs if k == name]
-            if any(k != name and _folded(k) == _folded(name) for k, _ in pairs):
-                return f"another query parameter can be read as {name!r}"
-            if not found:
+            try:
+                found = query_value(query, name)
+            except ValueError as error:
+                return str(error)
+            if found is None:
                 return f"the query parameter {name!r} is missing"
-            if len(found) > 1:
-                return f"the query parameter {name!r} is repeated"
-            if found[0] != value:
+            if found != value:
                 return f"the query parameter {name!r} has another value"
         return None
 
@@ -202,6 +193,25 @@ def query_pairs(query: str) -> list[tuple[str, str]]:
             key, _, value = part.replace("+", " ").partition("=")
             pairs.append((_unescape(key), _unescape(value)))
     return pairs
+
+
+def query_value(query: str, name: str) -> str | None:
+    """The one value that a query parameter has, None if it is not there.
+
+    Raises ValueError, whose text says why, where two readers of `query` could disagree about it (RULES.md H3).
+    """
+    if ";" in query:
+        raise ValueError("the query holds a raw ';'")
+    try:
+        pairs = query_pairs(query)
+    except ValueError:
+        raise ValueError("the query holds an invalid escape") from None
+    found = [v for k, v in pairs if k == name]
+    if any(k != name and _folded(k) == _folded(name) for k, _ in pairs):
+        raise ValueError(f"another query parameter can be read as {name!r}")
+    if len(found) > 1:
+        raise ValueError(f"the query parameter {name!r} is repeated")
+    return found[0] if found else None
 
 
 def _folded(key: str) -> str:
