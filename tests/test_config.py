@@ -16,8 +16,8 @@ from tolsey.cli.template import TEMPLATE
 from tolsey.config import MAX_FILE, MAX_ROUTES, Config, Secret, load, problems, same_listener
 from tolsey.config_lines import Key, dotted, locate, meets
 from tolsey.errors import ConfigError
+from tolsey.pricing.tariff import Price
 from tolsey.token.wire import Limits
-from tolsey.units import Amount
 
 ENV = {"SEARCH_API_KEY": "sk-sesame", "EMPTY": "", "LINES": "a\r\nX-Evil: 1", "WIDE": "ключ-sesame", "LONG": "x" * 8193}
 UPSTREAM = '[[upstream]]\nname = "search"\nurl = "http://127.0.0.1:9000"\n'
@@ -70,7 +70,7 @@ def test_the_template_with_its_example(file: Path) -> None:
     assert [(name, value.reveal()) for name, value in upstream.headers] == [("Authorization", "Bearer sk-sesame")]
     assert route.pattern.text == "/api/v1/search"
     assert (route.methods, route.upstream, route.mode) == (("GET",), "search", "enforce")
-    assert (route.price, route.charge, route.max_body) == (Amount(10_000_000, "USD"), "always", None)
+    assert (route.price, route.rates, route.max_body) == (Price("USD", 10_000_000), (), None)
     assert "sk-sesame" not in repr(config) + str(config) + f"{upstream.headers}"
     assert repr(config.upstreams[0].headers[0][1]) == "***"
     assert all(ord(char) < 128 and len(line) <= 120 for line in TEMPLATE.splitlines() for char in line)
@@ -139,7 +139,7 @@ max_body = 0
     assert dict(upstream.headers) == {"x-a": Secret("sk-sesame/sk-sesame $5 {x}"), "X-B": Secret("")}
     first, second = config.routes
     assert (first.methods, first.price, first.mode, first.max_body) == (METHODS, None, "public", 1000)
-    assert (second.methods, second.price, second.charge) == (("POST", "GET"), Amount(0, "credit"), "success")
+    assert (second.methods, second.price) == (("POST", "GET"), Price("credit", 0, free_on_failure=True))
     assert (second.mode, second.max_body, second.line) == ("enforce", 0, 38)
 
 
@@ -176,7 +176,7 @@ BAD: list[tuple[str, int | None, str | None, str]] = [
     ("x = " + "1" * 5000, None, None, "a number is too long"),
     ("[server]\nprot = 1", 2, "server.prot", 'unknown key; did you mean "port"?'),
     ("[serve]\nport = 1", 1, "serve", 'unknown key; did you mean "server"?'),
-    ("[zzz]", 1, "zzz", '"server", "admin", "keys", "ledger", "limits", "upstream", "route"'),
+    ("[zzz]", 1, "zzz", '"server", "admin", "keys", "ledger", "limits", "upstream", "route", "model"'),
     ("\n\n[server.tls]\ncert = 1", 3, "server.tls", "unknown key; known are"),
     ("server.\"a b\".'c' = 1", 1, 'server."a b"', "unknown key"),
     ("server = 1", 1, "server", "must be a table, not an integer; write [server]"),

@@ -33,6 +33,8 @@ FLOORS = {
     "cli": 6,
     "config": 6,
     "config_lines": 6,
+    "config_prices": 6,
+    "model_prices": 6,
     "testing": 6,
     "__main__": 6,
 }
@@ -45,6 +47,10 @@ SIDEWAYS = {
     ("audit", "ledger"),
     ("cli", "config"),
     ("config", "config_lines"),
+    ("config", "config_prices"),
+    ("config_prices", "config_lines"),
+    ("cli", "model_prices"),
+    ("model_prices", "config_prices"),
     ("cli", "testing"),
     ("__main__", "cli"),
 }

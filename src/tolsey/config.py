@@ -16,9 +16,10 @@ from typing import Final
 from tolsey import config_lines as lines
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
+from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rates
 from tolsey.errors import ConfigError
+from tolsey.pricing.tariff import Price, Rule
 from tolsey.token.wire import LIMITS, Limits
-from tolsey.units import Amount, parse_amount
 
 MAX_FILE: Final = 1024 * 1024
 """The largest config that is read, in bytes."""
@@ -28,9 +29,6 @@ MAX_UPSTREAMS: Final = 256
 MAX_WORKERS: Final = 256
 MAX_SECONDS: Final = 3600.0
 """The longest timeout, in seconds."""
-
-MAX_DURATION: Final = 86_400
-"""The longest time that a call may be allowed to take, in seconds."""
 
 MAX_HEADER: Final = 8192
 """The longest value of a configured header, in characters."""
@@ -120,18 +118,17 @@ class Upstream:
 class Route:
     """Which calls go to which upstream at which price.
 
-    `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `price` is None on a
-    public route, `per_second` None where time is not charged. `charge` is "always" or "success". `max_body` is in bytes
-    (None: no limit), the server's by default; `timeout` (None: the upstream's) and `max_duration` are in seconds.
+    `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `rates` are prices of
+    some of its calls, `price` that of the others; both are missing on a public route. `max_body` is in bytes (None: no
+    limit), the server's by default; `timeout` (None: the upstream's) and `max_duration` are in seconds.
     """
 
     pattern: Pattern
     methods: tuple[str, ...]
     upstream: str
     mode: str
-    price: Amount | None
-    per_second: Amount | None
-    charge: str
+    price: Price | None
+    rates: tuple[Rule, ...]
     max_body: int | None
     timeout: float | None
     max_duration: float
@@ -155,6 +152,7 @@ class Config:
     limits: Limits
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
+    models: tuple[Model, ...]
     warnings: tuple[str, ...]
 
 
@@ -239,10 +237,13 @@ class _Reader:
         names: list[str] = []
         upstreams = tuple(self.upstream(table, names) for table in tables)
         routes = tuple(self.route(table, names, server) for table in document.tables("route", MAX_ROUTES))
+        models = read_models(document.tables("model", MAX_MODELS))
         document.done()
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
-        return Config(file, source, generation, server, admin, keyring, ledger, limits, upstreams, routes, warnings)
+        return Config(
+            file, source, generation, server, admin, keyring, ledger, limits, upstreams, routes, models, warnings
+        )
 
     def server(self, table: Table) -> Server:
         server = Server(
@@ -348,27 +349,24 @@ class _Reader:
             return name
 
         mode = table.read("mode", _mode, server.mode)
-        price = table.read("price", _price, None)
-        if mode == "enforce" and table.good("mode") and not table.has("price"):
+        charge = table.read("charge", one_of("always", "success"), "always")
+        price = read_price(table, free_on_failure=charge == "success")
+        rates = read_rates(table, free_on_failure=charge == "success")
+        priced = has_price(table) or table.has("rate")
+        if mode == "enforce" and table.good("mode") and not priced:
             table.complain("price", 'is missing; an enforce route has one, if only "0 USD"')
-        if mode == "public" and table.has("price"):
+        if mode == "public" and priced:
             table.complain("price", 'a public route charges nobody: drop the price, or set mode = "enforce"')
-        per_second = table.read("price_per_second", _price, None)
-        if per_second is not None and table.good("price") and (price is None or price.unit != per_second.unit):
-            table.complain("price_per_second", "needs a price in the same unit beside it")
-        elif per_second is not None and per_second.nano * MAX_DURATION > _MAX_INT - (price or per_second).nano:
-            table.complain("price_per_second", "is so high that a day of it fits no amount")
         route = Route(
             pattern=table.need("path", _route_pattern, _ANYTHING),
             methods=self.methods(table),
             upstream=table.need("upstream", known, ""),
             mode=mode,
             price=price,
-            per_second=per_second,
-            charge=table.read("charge", one_of("always", "success"), "always"),
+            rates=rates,
             max_body=table.read("max_body", whole(0, _MAX_INT), server.max_body),
             timeout=table.read("timeout", seconds(MAX_SECONDS), None),
-            max_duration=table.read("max_duration", seconds(MAX_DURATION), MAX_SECONDS),
+            max_duration=table.read("max_duration", seconds(LONGEST), MAX_SECONDS),
             line=self.problems.line(table.key),
         )
         table.done()
@@ -386,10 +384,6 @@ class _Reader:
 
 
 _mode = one_of("enforce", "public", later=("observe",))
-
-
-def _price(value: object) -> Amount:
-    return parse_amount(lines.text(value))
 
 
 def _method(value: object) -> str:

@@ -9,13 +9,14 @@ from tolsey.config import Route as RouteConfig
 from tolsey.errors import LedgerRefused
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
+from tolsey.model_prices import KnownModels
+from tolsey.pricing.llm import MAX_BODY
 from tolsey.pricing.tariff import Tariff
 from tolsey.store.contract import Ledger
 from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
-from tolsey.units import Amount
 
 
 def routes_of(config: Config) -> Routes:
@@ -30,6 +31,11 @@ def routes_of(config: Config) -> Routes:
         )
         for upstream in config.upstreams
     }
+    models = KnownModels(config.models)
+    prices = [price for route in config.routes for price in (route.price, *(rate.price for rate in route.rates))]
+    if any(price.llm for price in prices if price is not None):
+        # Now, and not while a call waits.
+        models.load()
     return Routes(
         [
             Route(
@@ -37,7 +43,7 @@ def routes_of(config: Config) -> Routes:
                 route.methods,
                 upstreams[route.upstream],
                 Mode(route.mode),
-                None if route.price is None else _tariff(route.price, route),
+                _tariff(route, models) if Mode(route.mode) is Mode.ENFORCE else None,
                 route.max_body,
                 route.timeout or upstreams[route.upstream].timeout,
                 route.max_duration,
@@ -47,8 +53,8 @@ def routes_of(config: Config) -> Routes:
     )
 
 
-def _tariff(price: Amount, route: RouteConfig) -> Tariff:
-    return Tariff(price, route.charge == "success", 0 if route.per_second is None else route.per_second.nano)
+def _tariff(route: RouteConfig, models: KnownModels) -> Tariff:
+    return Tariff(route.price, route.rates, models, MAX_BODY if route.max_body is None else route.max_body)
 
 
 async def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_spend: str | None = None) -> Ledger:

@@ -107,17 +107,20 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
     call["mode"] = route.mode.value
     if route.mode is Mode.PUBLIC:
         return call | {"price": None, "charged": []}
-    clearance = clear(chain, Call(method, path, query, peer, time.time_ns(), route.upstream.name))
+    made = Call(method, path, query, peer, time.time_ns(), route.upstream.name)
+    clearance = clear(chain, made)
     if isinstance(clearance, Refusal):
         return clearance
     if route.tariff is None:
         return Refusal("unpriceable", "the route has no price")
-    price = route.tariff.price
-    charge = clearance.charge(price)
+    quote = route.tariff.quote(made)
+    if isinstance(quote, Refusal):
+        return quote
+    charge = clearance.charge(quote.amount)
     if isinstance(charge, Refusal):
         return charge
     accounts = charge.accounts + charge.counters
-    return call | {"price": str(price), "charged": [account.id for account in accounts]}
+    return call | {"price": str(quote.amount), "charged": [account.id for account in accounts]}
 
 
 def _show(chain: "Chain", caveats: list[str], accounts: "list[Account]") -> None:

@@ -73,6 +73,7 @@ class Client:
     """
 
     __slots__ = (
+        "_body",
         "_body_done",
         "_loop",
         "_receive",
@@ -97,6 +98,7 @@ class Client:
         self._loop = watch.loop
         self._task = asyncio.current_task(watch.loop)
         self._body_done = not has_body
+        self._body: bytes | None = None
         self._started = self._since = watch.loop.time()
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
@@ -142,8 +144,15 @@ class Client:
             self.cut = why
             self._task.cancel()
 
+    async def whole(self, limit: int) -> bytes:
+        """The request body in one piece; `body` gives it once more. Raises as `body` does."""
+        self._body = b"".join([piece async for piece in self.body(limit)])
+        return self._body
+
     async def body(self, limit: int | None) -> AsyncIterator[bytes]:
         """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
+        if self._body:
+            yield self._body
         size = 0
         while not self._body_done:
             message = await self._receive()

@@ -1,13 +1,14 @@
-"""A call that is charged by the time it takes: its hold is kept ahead of it, or the call is cut."""
+"""A call whose cost grows while it runs: its hold is kept ahead of it, or the call is cut."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from tolsey.errors import LedgerUnavailable, Refusal
 from tolsey.gateway.client import Client, Cut
 from tolsey.ledger.events import Extend, Granted, Outcome
-from tolsey.pricing.tariff import STEP_SECONDS, Tariff
+from tolsey.pricing.tariff import STEP_SECONDS, Quote
+from tolsey.pricing.usage import Usage
 from tolsey.store.book import Book
 
 AHEAD_SECONDS: Final = STEP_SECONDS / 2
@@ -15,68 +16,119 @@ AHEAD_SECONDS: Final = STEP_SECONDS / 2
 
 
 class Meter:
-    """The clock of one call. `held` is all that is held for it, in nano-units.
+    """The meter of one call: what it used, and what is held for it. `held` is all of that, in nano-units.
 
-    `allowed` says whether the token still allows a call that costs so much in all, since an extension is cleared again
-    (RULES.md M8); `explain` turns an outcome that is not a grant into a refusal. `refusal` is why the call was cut.
+    Time is paid for ahead, and bytes before they go on. `allowed` says whether the token still allows a call that costs
+    so much in all, since an extension is cleared again (RULES.md M8); `explain` turns an outcome that is not a grant
+    into a refusal. `refusal` is why the call was cut. Without a hold (`granted` is None) it only measures.
     """
 
     def __init__(
         self,
         book: Book,
         client: Client,
-        tariff: Tariff,
-        granted: Granted,
+        quote: Quote,
+        granted: Granted | None,
         allowed: Callable[[int], Refusal | None],
         explain: Callable[[Outcome], Refusal],
     ) -> None:
         self._book = book
         self._client = client
-        self._tariff = tariff
-        self._hold = granted.hold
+        self._quote = quote
+        self._hold = None if granted is None else granted.hold
         self._allowed = allowed
         self._explain = explain
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
-        self._ahead: asyncio.TimerHandle
-        self._end: asyncio.TimerHandle
+        self._timers: list[asyncio.TimerHandle] = []
         self._task: asyncio.Task[None] | None = None
-        self.held = granted.amount
+        self._turn = asyncio.Lock()
+        self.usage: Usage = quote.usage()
+        self.held = 0 if granted is None else granted.amount
         self.refusal: Refusal | None = None
         self._arm()
 
-    def stop(self) -> int:
-        """The call is over. Returns how long it took, in nanoseconds."""
-        self._ahead.cancel()
-        self._end.cancel()
+    async def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The request body as it passes, where its size was not known before."""
+        async for piece in body:
+            self.usage.sent += len(piece)
+            await self._pay()
+            yield piece
+
+    async def body(self, piece: bytes) -> bytes:
+        """A piece of the answer has come: what of it goes on to the client, once it is paid for."""
+        found = self.usage.body(piece)
+        await self._pay()
+        return found
+
+    def stop(self) -> None:
+        """The call is over, and its time is known."""
+        for timer in self._timers:
+            timer.cancel()
         if self._task is not None:
             self._task.cancel()
+        self.usage.ns = self._ns()
+
+    def _ns(self) -> int:
         return round((self._loop.time() - self._since) * 1_000_000_000)
 
     def _arm(self) -> None:
-        end = self._since + (self.held - self._tariff.price.nano) / self._tariff.per_second
-        self._ahead = self._loop.call_at(end - AHEAD_SECONDS, self._ask)
-        self._end = self._loop.call_at(end, self._cut)
+        """Set the clock for the end of the held time, as far as what is held is for time."""
+        for timer in self._timers:
+            timer.cancel()
+        price = self._quote.price
+        if self._hold is None or not price.per_second or self._is_full():
+            return
+        self.usage.ns = 0
+        end = self._since + (self.held - self._quote.so_far(self.usage)) / price.per_second
+        self._timers = [
+            self._loop.call_at(end - AHEAD_SECONDS, self._ask),
+            self._loop.call_at(end, self._cut),
+        ]
+
+    def _is_full(self) -> bool:
+        most = self._quote.price.at_most
+        return most is not None and self.held >= most
+
+    async def _pay(self) -> None:
+        """Hold more if what was used is more than what is held; if that is refused, the call ends here."""
+        if self._hold is None or not self._quote.step:
+            return
+        self.usage.ns = self._ns()
+        if self._quote.so_far(self.usage) <= self.held:
+            if self._quote.step != self._quote.price.per_second * STEP_SECONDS:
+                self._arm()
+            return
+        await self._extend()
+        if self._quote.so_far(self.usage) > self.held:
+            self._cut()
+            await self._loop.create_future()
 
     def _ask(self) -> None:
         self._task = self._loop.create_task(self._extend())
 
     async def _extend(self) -> None:
-        self.refusal = self._allowed(self.held + self._tariff.step)
-        if self.refusal is None:
-            try:
-                outcome = await self._book.reserve(Extend(self._hold, self._tariff.step))
-            except LedgerUnavailable as error:
-                self.refusal = Refusal("ledger_unavailable", error.detail)
-            else:
-                if isinstance(outcome, Granted):
-                    self.held += self._tariff.step
-                    self._end.cancel()
-                    self._arm()
-                    return
-                self.refusal = self._explain(outcome)
+        async with self._turn:
+            self.usage.ns = self._ns()
+            more = max(self._quote.step, self._quote.so_far(self.usage) - self.held)
+            if self._quote.price.at_most is not None:
+                more = min(more, self._quote.price.at_most - self.held)
+            if self._hold is None or more <= 0:
+                return
+            self.refusal = self._allowed(self.held + more)
+            if self.refusal is None:
+                try:
+                    outcome = await self._book.reserve(Extend(self._hold, more))
+                except LedgerUnavailable as error:
+                    self.refusal = Refusal("ledger_unavailable", error.detail)
+                else:
+                    if isinstance(outcome, Granted):
+                        self.held += more
+                        self._arm()
+                        return
+                    self.refusal = self._explain(outcome)
 
     def _cut(self) -> None:
-        """The held time is over."""
+        """What is held is used up."""
         self.refusal = self.refusal or Refusal("ledger_unavailable", "the hold could not be extended in time")
         self._client.cut_off(Cut.UNFUNDED)

@@ -18,7 +18,7 @@ from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog, CallRecord
 from tolsey.gateway.meter import Meter
-from tolsey.gateway.recorder import Recorder
+from tolsey.gateway.recorder import Recorder, instead
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
@@ -37,9 +37,11 @@ from tolsey.ledger.events import (
     Unknown,
     Void,
 )
+from tolsey.pricing.llm import Asked
+from tolsey.pricing.tariff import Quote
 from tolsey.store.book import Book
 from tolsey.token.caveats import SECOND, Network, format_time
-from tolsey.token.chain import Charge, Clearance, clear
+from tolsey.token.chain import Chain, Charge, Clearance, clear
 from tolsey.token.verifier import Verifier
 from tolsey.units import Amount, format_nano
 
@@ -64,7 +66,7 @@ class Cleared(msgspec.Struct, frozen=True, gc=False):
 
     call: Call
     clearance: Clearance
-    quote: Amount
+    quote: Quote
     charge: Charge
     claim: Claim | None
 
@@ -113,7 +115,7 @@ class Passage:
             await self._forward(request, client, route, record, call, None, None)
             return
 
-        cleared = self.decide(request, call, route)
+        cleared = await self._decide(request, client, route, call)
         if isinstance(cleared, Refusal):
             await client.refuse(cleared)
             return
@@ -127,7 +129,7 @@ class Passage:
             return
         await self._forward(request, client, route, record, call, cleared, granted)
 
-    def decide(self, request: Request, call: Call, route: Route) -> Cleared | Refusal:
+    async def _decide(self, request: Request, client: Client, route: Route, call: Call) -> Cleared | Refusal:
         """Steps 2 to 5: what needs no ledger."""
         token = header_rules.credential(request.headers)
         if isinstance(token, Refusal):
@@ -136,16 +138,44 @@ class Passage:
             chain = self.verifier.verify(token)
         except TokenError as error:
             return Refusal(error.code, error.detail)
+        asked = await self._ask(request, client, route, call)
+        if isinstance(asked, Refusal):
+            self._log.refused(asked)
+            return asked
+        if asked is not None:
+            call = call._replace(model=asked.model)
+        cleared = self._price(chain, request, call, route, asked)
+        if isinstance(cleared, Refusal):
+            self._log.refused(cleared)
+        return cleared
+
+    async def _ask(self, request: Request, client: Client, route: Route, call: Call) -> Asked | Refusal | None:
+        """What a call asks for in its body, where its price stands there; the body is then read here."""
+        tariff = route.tariff
+        chosen = None if tariff is None else tariff.choose(call, request.headers)
+        if tariff is None or chosen is None or isinstance(chosen, Refusal) or chosen[0].llm is None:
+            return None
+        try:
+            body = await client.whole(tariff.max_body)
+        except BodyTooLarge:
+            return _too_large(tariff.max_body)
+        except BodyBroken:
+            return Refusal("request_invalid", "the request body broke off")
+        return tariff.read(chosen[0], call, request.headers, body)
+
+    def _price(
+        self, chain: Chain, request: Request, call: Call, route: Route, asked: Asked | None
+    ) -> Cleared | Refusal:
         clearance = clear(chain, call)
         if isinstance(clearance, Refusal):
-            self._log.refused(clearance)
             return clearance
         if route.tariff is None:
             return Refusal("unpriceable", "the route has no price")
-        quote = route.tariff.quote(call).amount
-        charge = clearance.charge(quote)
+        quote = route.tariff.quote(call, request.headers, request.size, asked)
+        if isinstance(quote, Refusal):
+            return quote
+        charge = clearance.charge(quote.amount)
         if isinstance(charge, Refusal):
-            self._log.refused(charge)
             return charge
         key = key_of(request.headers)
         if isinstance(key, Refusal):
@@ -164,7 +194,7 @@ class Passage:
         event = Reserve(
             hold,
             accounts,
-            cleared.quote.nano if accounts else 0,
+            cleared.quote.amount.nano if accounts else 0,
             f"{record.method} {record.path[:200]}",
             counters,
             rates,
@@ -187,7 +217,7 @@ class Passage:
                 counted = account in cleared.charge.counters
                 return Refusal(
                     "calls_exhausted" if counted else "budget_exhausted",
-                    f"{account.label or 'an account'} cannot pay {'another call' if counted else cleared.quote}",
+                    f"{account.label or 'an account'} cannot pay {'another call' if counted else cleared.quote.amount}",
                     link=account.label,
                     prefix_id=account.id,
                     unit=account.unit,
@@ -228,17 +258,19 @@ class Passage:
         client.wait_for(route.timeout, route.max_duration)
         if cleared is not None and cleared.claim is not None:
             client.recorder = Recorder()
-        meter = self._meter(client, route, cleared, granted)
+        meter = self._meter(client, cleared, granted)
         exchanging: Exchange | None = None
         refusal: Refusal | None = None
         try:
-            exchanging = self._request(request, client, route, call, public=cleared is None)
+            exchanging = self._request(request, client, route, call, cleared, meter)
             async with exchanging as exchange:
                 record.status = exchange.status
                 client.moved()
-                if cleared is not None and route.tariff is not None and meter is None:
-                    record.cost = route.tariff.text if route.tariff.cost(exchange.status) else f"0 {cleared.quote.unit}"
-                await self._body(client, exchange, self._headers(route, exchange, record, granted))
+                if meter is not None:
+                    meter.usage.head(exchange.status, exchange.headers)
+                elif cleared is not None:
+                    record.cost = _money(cleared.quote.cost(exchange.status).nano, cleared)
+                await self._body(client, exchange, self._headers(route, exchange, record, cleared, granted), meter)
                 record.note = str(exchange.status)
         except NotSent as error:
             record.note = error.detail
@@ -259,14 +291,22 @@ class Passage:
             unfunded = meter.refusal if meter is not None and client.cut is Cut.UNFUNDED else None
             refusal = unfunded or Refusal("upstream_timeout", record.note)
         finally:
-            self._settle(client, route, record, granted, meter, exchanging is not None and exchanging.sent)
+            self._settle(client, record, cleared, granted, meter, exchanging is not None and exchanging.sent)
         if refusal is not None:
             if client.started:
                 # The head is out, so the only honest sign left is a response that visibly breaks off.
                 raise ConnectionAbortedError(record.note)
             await client.refuse(refusal, _hold_header(record))
 
-    def _request(self, request: Request, client: Client, route: Route, call: Call, *, public: bool) -> Exchange:
+    def _request(
+        self,
+        request: Request,
+        client: Client,
+        route: Route,
+        call: Call,
+        cleared: Cleared | None,
+        meter: Meter | None,
+    ) -> Exchange:
         """The request as the upstream gets it; not sent yet."""
         headers = header_rules.up(
             request.headers,
@@ -274,42 +314,60 @@ class Passage:
             socket_peer=request.socket_peer,
             scheme=request.scheme,
             host=request.host,
-            keep_foreign_credentials=public,
+            keep_foreign_credentials=cleared is None,
             configured=route.upstream.headers,
         )
-        if request.size or (request.size == 0 and request.method in _WITH_BODY):
-            headers.append((b"content-length", str(request.size).encode("ascii")))
-        target = f"{request.path}?{request.query}" if request.query else request.path
-        body = None if request.size == 0 else client.body(route.max_body)
+        size = request.size
+        body = None if size == 0 else client.body(route.max_body)
         if body is not None and client.recorder is not None:
             body = client.recorder.reading(body)
+        if cleared is not None and cleared.quote.reads:
+            headers = [header for header in headers if header[0] != b"accept-encoding"]
+            headers.append((b"accept-encoding", b"identity"))
+        if body is not None and cleared is not None and cleared.quote.body is not None:
+            size, body = len(cleared.quote.body), instead(body, cleared.quote.body)
+        elif body is not None and size is None and meter is not None:
+            body = meter.reading(body)
+        if size or (size == 0 and request.method in _WITH_BODY):
+            headers.append((b"content-length", str(size).encode("ascii")))
+        target = f"{request.path}?{request.query}" if request.query else request.path
         return route.upstream.request(request.method, target.encode("ascii"), headers, body)
 
     def _headers(
-        self, route: Route, exchange: Exchange, record: CallRecord, granted: Granted | None
+        self,
+        route: Route,
+        exchange: Exchange,
+        record: CallRecord,
+        cleared: Cleared | None,
+        granted: Granted | None,
     ) -> list[tuple[bytes, bytes]]:
         """The upstream's headers, and what the call cost."""
         upstream = route.upstream
         headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
         headers += _hold_header(record)
-        unit = "" if route.tariff is None else route.tariff.price.unit
         if record.cost is not None:
             headers.append((b"tolsey-cost", record.cost.encode("ascii")))
-        elif granted is not None:
-            # What a call by the second costs is not known before its end (RULES.md M13).
-            headers.append((b"tolsey-quote", f"{format_nano(granted.amount)} {unit}".encode("ascii")))
+        elif granted is not None and cleared is not None:
+            # What a call that is metered costs is not known before its end (RULES.md M13).
+            headers.append((b"tolsey-quote", _money(granted.amount, cleared).encode("ascii")))
         # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
-        if granted is not None and granted.remaining is not None and self.disclose_chain:
-            headers.append((b"tolsey-remaining", f"{format_nano(granted.remaining)} {unit}".encode("ascii")))
+        if granted is not None and cleared is not None and granted.remaining is not None and self.disclose_chain:
+            headers.append((b"tolsey-remaining", _money(granted.remaining, cleared).encode("ascii")))
         return headers
 
-    async def _body(self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+    async def _body(
+        self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]], meter: Meter | None
+    ) -> None:
         if client.method == "HEAD" or exchange.status in (204, 304):
+            if meter is not None:
+                meter.usage.end()
             await client.start(exchange.status, headers)
             await client.send(b"", more=False)
             return
         if exchange.length is not None and exchange.length <= WHOLE_BYTES:
             whole = await exchange.whole()
+            if meter is not None:
+                whole = await meter.body(whole) + meter.usage.end()
             await client.start(exchange.status, headers)
             await client.send(whole, more=False)
             return
@@ -317,48 +375,51 @@ class Passage:
         # The head goes out with the first piece, and that of a stream may be long in coming.
         await client.send(b"", more=True)
         while (piece := await exchange.chunk()) is not None:
-            await client.send(piece, more=True)
-        await client.send(b"", more=False)
+            await client.send(piece if meter is None else await meter.body(piece), more=True)
+        await client.send(b"" if meter is None else meter.usage.end(), more=False)
 
-    def _meter(self, client: Client, route: Route, cleared: Cleared | None, granted: Granted | None) -> Meter | None:
-        """The clock of a call that is charged by time."""
-        tariff = route.tariff
-        if tariff is None or not tariff.per_second or cleared is None or granted is None or not cleared.charge.accounts:
+    def _meter(self, client: Client, cleared: Cleared | None, granted: Granted | None) -> Meter | None:
+        """The meter of a call whose cost is not known before its end."""
+        if cleared is None or not cleared.quote.varies:
             return None
 
         def allowed(nano: int) -> Refusal | None:
             call = cleared.call._replace(now=self.now())
             again = clear(cleared.clearance.chain, call)
-            charge = again if isinstance(again, Refusal) else again.charge(Amount(nano, cleared.quote.unit))
+            charge = again if isinstance(again, Refusal) else again.charge(Amount(nano, cleared.quote.price.unit))
             return charge if isinstance(charge, Refusal) else None
 
-        return Meter(self.book, client, tariff, granted, allowed, lambda outcome: self._refusal(outcome, cleared))
+        held = granted if cleared.charge.accounts else None
+        return Meter(self.book, client, cleared.quote, held, allowed, lambda outcome: self._refusal(outcome, cleared))
 
     def _settle(
         self,
         client: Client,
-        route: Route,
         record: CallRecord,
+        cleared: Cleared | None,
         granted: Granted | None,
         meter: Meter | None,
         sent: bool,
     ) -> None:
         """Step 8. A call that was not surely unsent is paid for: by its cost once a head arrived, else in full."""
-        took = 0 if meter is None else meter.stop()
-        if granted is not None and record.hold is not None and route.tariff is not None:
+        if meter is not None:
+            meter.stop()
+        if granted is not None and record.hold is not None and cleared is not None:
             held = granted.amount if meter is None else meter.held
             if not sent:
                 self.book.resolve(Void(record.hold, record.note))
             elif record.status is None:
-                record.cost = f"{format_nano(held)} {route.tariff.price.unit}"
+                record.cost = _money(held, cleared)
                 self.book.resolve(Settle(record.hold, held, f"unmetered: {record.note}"))
             else:
-                # What an upstream's slowness may cost is never more than what is funded.
-                cost = min(held, route.tariff.cost(record.status, took))
+                cost = cleared.quote.cost(record.status, None if meter is None else meter.usage)
+                note = ": ".join(part for part in (record.note, cost.note) if part)
                 if meter is not None:
-                    record.cost = f"{format_nano(cost)} {route.tariff.price.unit}"
+                    # What an upstream says, or its slowness, may cost is never more than what is funded.
+                    note = note if cost.metered and cost.nano <= held else f"unmetered: {note}"
+                    record.cost = _money(min(held, cost.nano), cleared)
                 kept = None if client.recorder is None else client.recorder.kept()
-                self.book.resolve(Settle(record.hold, cost, record.note, kept))
+                self.book.resolve(Settle(record.hold, min(held, cost.nano), note, kept))
         self._log.served(record)
 
 
@@ -367,6 +428,10 @@ GRACE_SECONDS: Final = 60
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
+
+
+def _money(nano: int, cleared: Cleared) -> str:
+    return f"{format_nano(nano)} {cleared.quote.price.unit}"
 
 
 def _hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:

@@ -1,49 +1,298 @@
-"""A Tariff turns a Call into a Quote, the worst case that is reserved, and what was served into a cost."""
+"""A Tariff turns a Call into a Quote, the worst case that is reserved, and its Usage into a cost.
 
-from dataclasses import dataclass, field
+A tariff is prices, the first of which that fits is the call's. A price is a sum of parts; the sum is exact and rounded
+up once (RULES.md M2). What the upstream says of itself is believed between nothing and what is held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final, NamedTuple
 
-from tolsey.call import Call
+from tolsey.call import Call, Pattern, query_value
+from tolsey.errors import AmountInvalid, Refusal
+from tolsey.pricing.answers import Answer
+from tolsey.pricing.document import DocumentInvalid, Real, parse_quantity, quantity, read_document, resolve
+from tolsey.pricing.llm import MAX_BODY, Asked, read_request
+from tolsey.pricing.models import ModelPrices
+from tolsey.pricing.usage import Usage
 from tolsey.units import NANO, Amount
 
 STEP_SECONDS: Final = 10
 """So many seconds of a call that is charged by time are held at a time."""
 
+STEP_BYTES: Final = 1_000_000
+"""So many bytes of a body whose size is not known are held at a time."""
 
-class Quote(NamedTuple):
-    """The most that a call can cost before its hold is extended."""
+MB: Final = 1_000_000
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the upstream says in a header (its name in lower case) or at a JSON pointer, and what each of it costs."""
+
+    each: int
+    header: bytes | None = None
+    pointer: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a call costs, in nano-units of `unit`: the sum of its parts.
+
+    `at_most` is the ceiling of what grows or is reported, and what a call costs whose cost cannot be known; None where
+    there is no such number. `llm` is the provider whose protocol the call speaks. With `free_on_failure` a 5xx from
+    the upstream costs nothing.
+    """
+
+    unit: str
+    flat: int = 0
+    per_second: int = 0
+    per_request_mb: int = 0
+    per_response_mb: int = 0
+    reported: Reported | None = None
+    llm: str | None = None
+    at_most: int | None = None
+    free_on_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A price for the calls that meet every condition. `headers` are names in lower case with their values."""
+
+    price: Price
+    methods: tuple[str, ...] | None = None
+    pattern: Pattern | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def fits(self, call: Call, headers: Headers) -> bool:
+        """Whether the price is the call's. Raises ValueError, which says why, where two readers could disagree."""
+        if self.methods is not None and ("GET" if call.method == "HEAD" else call.method) not in self.methods:
+            return False
+        if self.pattern is not None:
+            if not self.pattern.matches_path(call.path):
+                return False
+            for name, value in self.pattern.query:
+                if query_value(call.query, name) != value:
+                    return False
+        for header, wanted in self.headers:
+            found = [value.strip() for key, value in headers if key == header]
+            if len(found) > 1:
+                raise ValueError(f"the header {header.decode('ascii')} is repeated")
+            if any(
+                header == word.strip().lower() for key, v in headers if key == b"connection" for word in v.split(b",")
+            ):
+                raise ValueError(f"the header {header.decode('ascii')} does not go upstream")
+            if found != [wanted]:
+                return False
+        return True
+
+
+class Cost(NamedTuple):
+    """What a call cost, in nano-units. `metered` is whether that is known and not the worst case; `note` says how."""
+
+    nano: int
+    metered: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The most that a call can cost before its hold is extended, and all that is needed to say later what it cost.
+
+    `size` is the request body in bytes, None if it is not known. `asked` is what an LLM call asks for.
+    """
 
     amount: Amount
+    price: Price
+    size: int | None
+    asked: Asked | None = None
+    rule: int | None = None
+
+    @property
+    def varies(self) -> bool:
+        """Whether the cost is known only when the call is over."""
+        price = self.price
+        return bool(
+            price.per_second
+            or price.per_response_mb
+            or (price.per_request_mb and self.size is None)
+            or price.reported is not None
+            or self.asked is not None
+        )
+
+    @property
+    def reads(self) -> bool:
+        """Whether the answer's body has to be read."""
+        return self.asked is not None or (self.price.reported is not None and self.price.reported.pointer is not None)
+
+    @property
+    def body(self) -> bytes | None:
+        """The request body as it goes upstream, where that was read already."""
+        return None if self.asked is None else self.asked.body
+
+    @property
+    def step(self) -> int:
+        """What the hold of a call that grows is extended by, in nano-units; 0 if it does not grow."""
+        per_mb = self.price.per_response_mb + (self.price.per_request_mb if self.size is None else 0)
+        return self.price.per_second * STEP_SECONDS + -(-per_mb * STEP_BYTES // MB)
+
+    def usage(self) -> Usage:
+        """A usage to gather while the call is served."""
+        reader: Answer | Pointed | None = None
+        if self.asked is not None:
+            reader = Answer(self.asked)
+        elif self.price.reported is not None and self.price.reported.pointer is not None:
+            reader = Pointed(self.price.reported.pointer)
+        withholds = self.asked is not None and self.asked.withholds
+        return Usage(reader, sent=self.size or 0, withholds=withholds)
+
+    def so_far(self, usage: Usage) -> int:
+        """What a call that grows has cost up to now, in nano-units."""
+        return self._up(self._grown(usage))
+
+    def _grown(self, usage: Usage) -> Fraction:
+        price = self.price
+        return (
+            Fraction(price.flat)
+            + Fraction(price.per_second * usage.ns, NANO)
+            + Fraction(price.per_request_mb * usage.sent + price.per_response_mb * usage.received, MB)
+        )
+
+    def _up(self, exact: Fraction) -> int:
+        nano = -(-exact.numerator // exact.denominator)
+        return nano if self.price.at_most is None or self.asked is not None else min(nano, self.price.at_most)
+
+    def cost(self, status: int, usage: Usage | None = None) -> Cost:
+        """What the call cost that the upstream answered with `status`. It may be more than what is held."""
+        price = self.price
+        if price.free_on_failure and status >= 500:
+            return Cost(0)
+        if usage is None:
+            return Cost(self.amount.nano)
+        exact, note = self._grown(usage), ""
+        if self.asked is not None:
+            answer = usage.reader
+            if not isinstance(answer, Answer):
+                raise AssertionError("the usage of an LLM call is read by an Answer")
+            more, note = answer.priced(usage)
+            if more is None:
+                return Cost(self.amount.nano, False, note)
+            if status >= 400 and not more:
+                return Cost(self._up(exact), True, note)
+            exact += more
+        elif price.reported is not None:
+            try:
+                value = self._reported(price.reported, usage)
+            except ValueError as error:
+                return Cost(self.amount.nano, False, str(error))
+            exact += value * price.reported.each
+            if exact > self.amount.nano:
+                return Cost(self.amount.nano, False, "more was reported than the route's at_most")
+        nano = self._up(exact)
+        # A tariff that is not zero never gives zero.
+        return Cost(nano or min(1, self.amount.nano), True, note)
+
+    def _reported(self, reported: Reported, usage: Usage) -> Fraction:
+        if reported.header is not None:
+            name = reported.header.decode("ascii")
+            values = [value for key, value in usage.headers if key == reported.header]
+            if len(values) != 1:
+                raise ValueError(f"the header {name} is {'repeated' if values else 'missing'}")
+            try:
+                return parse_quantity(values[0].decode("ascii", "replace").strip())
+            except ValueError as error:
+                raise ValueError(f"the header {name} {error}") from None
+        if usage.fault is not None:
+            raise ValueError(usage.fault)
+        if not isinstance(usage.reader, Pointed):
+            raise AssertionError("a reported field is read by a Pointed")
+        return usage.reader.value()
+
+
+class Pointed:
+    """Reads one field of an answer: a `Reader`. In a stream of events it is the last one that has it."""
+
+    def __init__(self, pointer: tuple[str, ...]) -> None:
+        self._pointer = pointer
+        self._found: object = None
+        self._fault: str | None = "the reported field is missing"
+
+    def take(self, data: bytes) -> bool:
+        """Read one document."""
+        try:
+            self._found = resolve(read_document(data), self._pointer)
+            self._fault = None
+        except DocumentInvalid as error:
+            if self._found is None:
+                self._fault = f"the answer cannot be read: {error}"
+        except LookupError:
+            pass
+        return False
+
+    def value(self) -> Fraction:
+        """What was reported. Raises ValueError, which says what is wrong with it."""
+        if self._fault is not None:
+            raise ValueError(self._fault)
+        try:
+            if isinstance(self._found, str) and not isinstance(self._found, Real):
+                return parse_quantity(self._found)
+            return quantity(self._found)
+        except ValueError as error:
+            raise ValueError(f"the reported field {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """A flat price for each call, and `per_second` (nano-units of the same unit) for the time that its response takes.
+    """The prices of a route: of the first rule that fits, else its own, else (None) there is none."""
 
-    With `free_on_failure` a 5xx from the upstream costs nothing. `text` is the flat price as text.
-    """
+    price: Price | None
+    rules: tuple[Rule, ...] = ()
+    models: ModelPrices | None = None
+    max_body: int = MAX_BODY
 
-    price: Amount
-    free_on_failure: bool = False
-    per_second: int = 0
-    text: str = field(init=False)
+    def choose(self, call: Call, headers: Headers) -> tuple[Price, int | None] | Refusal:
+        """The price of a call and the number of its rule; which body it has is not looked at."""
+        for number, rule in enumerate(self.rules):
+            try:
+                if rule.fits(call, headers):
+                    return rule.price, number
+            except ValueError as error:
+                return Refusal("unpriceable", f"which price is meant is not clear: {error}")
+        if self.price is None:
+            return Refusal("unpriceable", "no price of the route is for this call")
+        return self.price, None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text", str(self.price))
+    def read(self, price: Price, call: Call, headers: Headers, body: bytes) -> Asked | Refusal:
+        """What an LLM call asks for, from its body."""
+        if price.llm is None or self.models is None:
+            raise AssertionError("only the body of an LLM call is read")
+        coding = b",".join(value for name, value in headers if name == b"content-encoding")
+        return read_request(
+            price.llm, self.models, method=call.method, path=call.path, coding=coding, body=body, now=call.now
+        )
 
-    @property
-    def step(self) -> int:
-        """What a hold is extended by, in nano-units: `STEP_SECONDS` of the call."""
-        return self.per_second * STEP_SECONDS
-
-    def quote(self, call: Call) -> Quote:
-        """The worst case for `call`. Raises `AmountInvalid` if it fits no amount."""
-        return Quote(self.price if not self.per_second else Amount(self.price.nano + self.step, self.price.unit))
-
-    def cost(self, status: int, ns: int = 0) -> int:
-        """What a call cost that the upstream answered with `status` and whose response took `ns` nanoseconds, in
-        nano-units, rounded up once.
-        """
-        if self.free_on_failure and status >= 500:
-            return 0
-        return self.price.nano - (-self.per_second * ns // NANO)
+    def quote(
+        self, call: Call, headers: Headers = (), size: int | None = 0, asked: Asked | None = None
+    ) -> Quote | Refusal:
+        """The worst case for a call whose request body has `size` bytes (None: not known)."""
+        chosen = self.choose(call, headers)
+        if isinstance(chosen, Refusal):
+            return chosen
+        price, rule = chosen
+        empty = Quote(Amount(0, price.unit), price, size, asked, rule)
+        exact = empty._grown(Usage(sent=size or 0)) + empty.step
+        if price.llm is not None:
+            if asked is None or (asked.bound is None and price.at_most is None):
+                why = "its body was not read" if asked is None else asked.why
+                return Refusal("unpriceable", f"what the call may cost is not known: {why}")
+            exact += price.at_most or 0 if asked.bound is None else asked.bound
+        elif price.reported is not None:
+            exact = Fraction(price.at_most or 0)
+        try:
+            return Quote(Amount(empty._up(exact), price.unit), price, size, asked, rule)
+        except AmountInvalid:
+            return Refusal("unpriceable", "what the call may cost fits no amount")

@@ -1,0 +1,126 @@
+"""What the tokens of a model cost.
+
+The units are those of genai-prices: each has dimensions, and one whose dimensions are all among another's is the wider
+of the two. What is counted under a unit that is priced is not counted again under the wider ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Protocol
+
+Dimensions = frozenset[tuple[str, str]]
+"""Of a unit: `{("family", "tokens"), ("direction", "input"), ("token_type", "cache_read")}`."""
+
+Counts = Mapping[str, int]
+"""How much of each unit was used, by the unit's name; a wider unit includes the narrower ones."""
+
+INPUT: Final = "input_tokens"
+OUTPUT: Final = "output_tokens"
+
+MOST_COUNTED: Final = 10**12
+"""The largest count that is taken for a usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one of a unit costs, in nano-units. From more than `tiers[n][0]` tokens of input on, it is `tiers[n][1]` for
+    all of them.
+    """
+
+    dimensions: Dimensions
+    base: Fraction
+    tiers: tuple[tuple[int, Fraction], ...] = ()
+
+    def at(self, tokens: int) -> Fraction:
+        """The rate of a call with so many tokens of input."""
+        return next((rate for start, rate in reversed(self.tiers) if tokens > start), self.base)
+
+    def most(self, tokens: int) -> Fraction:
+        """The highest rate of a call with at most so many tokens of input."""
+        return max([self.base] + [rate for start, rate in self.tiers if tokens > start])
+
+
+Rates = Mapping[str, Rate]
+"""By the unit's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Other rates for a call that is served in a special way: where `key` (`service_tier`, `speed`) is `value`."""
+
+    key: str
+    value: str
+    since: int
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """The prices of one model. `periods` are rates with the instant (nanoseconds since the epoch) from which they hold,
+    the earliest first. `context` is how many tokens the model takes in all, `max_output` how many it gives, None where
+    that is not known. `source` is where the prices are from.
+    """
+
+    id: str
+    source: str
+    periods: tuple[tuple[int, Rates], ...]
+    variants: tuple[Variant, ...] = ()
+    context: int | None = None
+    max_output: int | None = None
+
+    def rates(self, now: int, ways: Mapping[str, str]) -> Rates:
+        """The rates at an instant for a call that is served in these ways."""
+        rates = dict(next((rates for since, rates in reversed(self.periods) if since <= now), self.periods[0][1]))
+        taken: set[str] = set()
+        for variant in self.variants:
+            if variant.since <= now and ways.get(variant.key) == variant.value:
+                rates |= {unit: rate for unit, rate in variant.rates.items() if unit not in taken}
+                taken |= variant.rates.keys()
+        return rates
+
+    def cost(self, counts: Counts, now: int, ways: Mapping[str, str]) -> Fraction:
+        """What these counts cost, in nano-units. Raises ValueError, which says why, where they make no sense."""
+        rates = self.rates(now, ways)
+        if any(counts.get(unit, 0) and unit not in rates for unit in (INPUT, OUTPUT)):
+            raise ValueError(f"{self.id} has no price for all that was used")
+        narrowest = sorted(rates, key=lambda unit: (-len(rates[unit].dimensions), unit))
+        own: dict[str, int] = {}
+        total = Fraction(0)
+        for unit in narrowest:
+            narrower = sum(own[other] for other in own if rates[unit].dimensions < rates[other].dimensions)
+            own[unit] = counts.get(unit, 0) - narrower
+            if own[unit] < 0:
+                raise ValueError(f"more was counted in parts of {unit} than in all")
+            total += own[unit] * rates[unit].at(counts.get(INPUT, 0))
+        return total
+
+    def most(self, direction: str, tokens: int, now: int, ways: Mapping[str, str], *, cached: bool) -> Fraction | None:
+        """The most that one token of a direction (`input`, `output`) can cost in a call with at most `tokens` of input,
+        None where the model has no price for it. With `cached` false nothing is written to the provider's cache.
+        """
+        rates = self.rates(now, ways)
+        if f"{direction}_tokens" not in rates:
+            return None
+        of_tokens = {("family", "tokens"), ("direction", direction)}
+        return max(
+            rate.most(tokens)
+            for rate in rates.values()
+            if of_tokens <= rate.dimensions and (cached or ("token_type", "cache_write") not in rate.dimensions)
+        )
+
+
+class ModelPrices(Protocol):
+    """Where the prices of models are found."""
+
+    def find(self, provider: str, model: str) -> ModelPrice | None:
+        """The prices of a model by the name that a request has for it, None if it is not known."""
+
+
+def read_count(value: object) -> int:
+    """A count of a usage: a whole number from 0; none is 0. Raises ValueError."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNTED:
+        raise ValueError("the usage holds what is no count")
+    return value
