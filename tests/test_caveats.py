@@ -19,6 +19,7 @@ from tolsey.token.caveats import (
     MaxPrice,
     Meaning,
     Method,
+    Model,
     Purpose,
     Scope,
     Upstream,
@@ -73,6 +74,7 @@ MEANS: dict[str, Meaning] = {
     "method = GET, HEAD": Method(("GET", "HEAD")),
     "method = GET HEAD": Method(("GET", "HEAD")),
     "upstream = search": Upstream(("search",)),
+    "model = gpt-5*, claude-*": Model(("gpt-5*", "claude-*")),
     "upstream = search-*, *": Upstream(("search-*", "*")),
     "expires = 1970-01-01": Expires(86_400 * SECOND),
     "expires = 1970-01-01T00:00:01Z": Expires(SECOND),
@@ -114,7 +116,7 @@ NAMELESS = [
 
 CONTROLS = ["\x00", "\n", "\r", "\t", "\x0b", "\x1b", "\x7f", "\x85", "\u2028", "\u2029"]
 
-NOT_YET = ["tool = search_*", "model = gpt-*"]
+NOT_YET = ["tool = search_*"]
 
 WRONG_VALUES = [
     "label = " + "x" * 129,
@@ -175,6 +177,8 @@ WRONG_VALUES = [
     "method = GET; HEAD",
     "upstream = se?rch",
     "upstream = [ab]",
+    "model = gpt 5,,",
+    "model = gpt?5",
     "upstream = ü",
     "peer = localhost",
     "peer = 10.0.0.1/8",
@@ -389,6 +393,15 @@ def test_several_caveats_of_a_name_are_all_asked() -> None:
 )
 def test_globs(glob: str, matching: list[str], other: list[str]) -> None:
     assert [text for text in matching + other if glob_matches(glob, text)] == matching
+
+
+def test_model_is_the_body_s() -> None:
+    token = mint(BUDGET, "model = gpt-5*")
+    for name, wanted in {"gpt-5": "cleared", "gpt-5.2-mini": "cleared", "gpt-4o": "caveat_refused"}.items():
+        assert verdict(token, call(model=name)) == wanted
+    for name in ("GPT-5", "gpt-4o gpt-5", "xgpt-5", ""):
+        assert verdict(token, call(model=name)) == "caveat_refused"
+    assert verdict(token, call()) == "caveat_refused", "a call without a model is not one with this model"
 
 
 def test_upstream_is_the_route_s() -> None:

@@ -28,9 +28,10 @@ def call(
     peer: str = "192.0.2.7",
     now: int = NOW,
     upstream: str | None = "search",
+    model: str | None = None,
 ) -> Call:
     """The call that most tests make, but for what they say."""
-    return Call(method, path, query, peer, now, upstream)
+    return Call(method, path, query, peer, now, upstream, model=model)
 
 
 CALL = call()

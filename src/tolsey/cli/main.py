@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "attenuate": "tolsey.cli.tokens",
     "inspect": "tolsey.cli.tokens",
     "verify": "tolsey.cli.verifying",
+    "price": "tolsey.cli.pricing",
     "trail": "tolsey.cli.books",
     "fsck": "tolsey.cli.books",
     "keys": "tolsey.cli.keys",

@@ -140,6 +140,28 @@ class Quote:
         per_mb = self.price.per_response_mb + (self.price.per_request_mb if self.size is None else 0)
         return self.price.per_second * STEP_SECONDS + -(-per_mb * STEP_BYTES // MB)
 
+    def parts(self) -> list[tuple[str, int]]:
+        """What the amount is made of, each with its nano-units, rounded up alone."""
+        price, size = self.price, self.size or 0
+        found = [("the flat price", price.flat)]
+        if price.per_request_mb:
+            what = "the request, by the megabyte" if self.size is None else f"{size} bytes of request"
+            held = STEP_BYTES if self.size is None else size
+            found.append((what, -(-price.per_request_mb * held // MB)))
+        if price.per_response_mb:
+            found.append(("the response, by the megabyte", -(-price.per_response_mb * STEP_BYTES // MB)))
+        if price.per_second:
+            found.append((f"the time, by {STEP_SECONDS} seconds", price.per_second * STEP_SECONDS))
+        if self.asked is not None and self.asked.bound is not None:
+            found.append((self.asked.why, -(-self.asked.bound.numerator // self.asked.bound.denominator)))
+        elif self.asked is not None:
+            found.append((f"at_most, since {self.asked.why}", price.at_most or 0))
+        elif price.reported is not None:
+            found = [("at_most, since the upstream reports what it costs", price.at_most or 0)]
+        elif price.at_most is not None and self.amount.nano == price.at_most:
+            found.append(("never more than at_most", self.amount.nano - sum(nano for _, nano in found)))
+        return [part for part in found if part[1]]
+
     def usage(self) -> Usage:
         """A usage to gather while the call is served."""
         reader: Answer | Pointed | None = None

@@ -160,6 +160,22 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """Refuses every call but those that ask for a model that a glob names. Case counts."""
+
+    globs: tuple[str, ...]
+    code: ClassVar[str] = "caveat_refused"
+
+    def refusal(self, call: Call) -> str | None:
+        """Why the call's model is not meant, or None."""
+        if call.model is None:
+            return "the call names no model that the gateway reads"
+        if any(glob_matches(glob, call.model) for glob in self.globs):
+            return None
+        return f"the model {call.model[:64]!r} is not allowed"
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Refuses every client address outside these networks."""
 
@@ -177,10 +193,10 @@ class Peer:
         return None if any(address in network for network in self.networks) else "the client's address is not allowed"
 
 
-Condition = Scope | Method | Expires | Upstream | Peer
+Condition = Scope | Method | Expires | Upstream | Model | Peer
 """The caveats that can be decided by looking at the Call alone."""
 
-CONDITIONS: Final = (Scope, Expires, Method, Upstream, Peer)
+CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Peer)
 """The same, for `isinstance`, which is slower by half over a union."""
 
 Meaning = Label | BudgetCaveat | Calls | Pace | MaxPrice | Depth | Purpose | Condition
@@ -322,12 +338,12 @@ def _method(value: str) -> Method:
     return Method(names)
 
 
-def _upstream(value: str) -> Upstream:
-    globs = _alternatives("upstream", value)
+def _globs(name: str, value: str) -> tuple[str, ...]:
+    globs = _alternatives(name, value)
     for glob in globs:
         if _GLOB.fullmatch(glob) is None:
-            raise CaveatInvalid(f"upstream: {glob[:64]!r} is not a name with '*' for any characters")
-    return Upstream(globs)
+            raise CaveatInvalid(f"{name}: {glob[:64]!r} is not a name with '*' for any characters")
+    return globs
 
 
 def _peer(value: str) -> Peer:
@@ -352,13 +368,13 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "expires": lambda value: Expires(parse_expiry(value)),
     "max-price": lambda value: MaxPrice(parse_amount(value)),
     "depth": _depth,
-    "upstream": _upstream,
+    "upstream": lambda value: Upstream(_globs("upstream", value)),
     "peer": _peer,
     "purpose": Purpose,
     "calls": _calls,
     "rate": _pace,
     "tool": _not_yet("tool"),
-    "model": _not_yet("model"),
+    "model": lambda value: Model(_globs("model", value)),
 }
 
 CAVEAT_NAMES: Final = tuple(_PARSERS)

@@ -17,6 +17,7 @@ from tolsey.token.caveats import (
     MaxPrice,
     Meaning,
     Method,
+    Model,
     Network,
     Pace,
     Peer,
@@ -128,7 +129,7 @@ def _wider(new: Meaning, held: Meaning) -> str | None:
             return f"it has {' '.join(q.text for q in theirs_)}" if wide else None
         case Method(names), Method(allowed):
             return f"it has {', '.join(allowed)}" if set(names) - set(allowed) else None
-        case Upstream(globs), Upstream(allowed):
+        case (Upstream(globs), Upstream(allowed)) | (Model(globs), Model(allowed)):
             wide = [g for g in globs if not any(_glob_within(g, a) for a in allowed)]
             return f"it has {' '.join(allowed)}" if wide else None
         case Peer(networks), Peer(allowed_):
