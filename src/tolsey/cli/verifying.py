@@ -10,7 +10,7 @@ from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Token, read_tok
 from tolsey.cli.output import CallRefused, UsageError, emit, printable, table, warn
 from tolsey.cli.program import command, new_app
 from tolsey.errors import Refusal
-from tolsey.units import format_nano
+from tolsey.units import Amount, format_nano
 
 if TYPE_CHECKING:
     from tolsey.config import Config
@@ -113,14 +113,19 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
         return clearance
     if route.tariff is None:
         return Refusal("unpriceable", "the route has no price")
-    quote = route.tariff.quote(made)
-    if isinstance(quote, Refusal):
-        return quote
-    charge = clearance.charge(quote.amount)
+    chosen = route.tariff.choose(made, ())
+    if not isinstance(chosen, Refusal) and chosen[0].llm is not None:
+        price, shown = Amount(1, chosen[0].unit), "what its body asks for"
+    else:
+        quote = route.tariff.quote(made)
+        if isinstance(quote, Refusal):
+            return quote
+        price, shown = quote.amount, str(quote.amount)
+    charge = clearance.charge(price)
     if isinstance(charge, Refusal):
         return charge
     accounts = charge.accounts + charge.counters
-    return call | {"price": str(quote.amount), "charged": [account.id for account in accounts]}
+    return call | {"price": shown, "charged": [account.id for account in accounts]}
 
 
 def _show(chain: "Chain", caveats: list[str], accounts: "list[Account]") -> None:

@@ -5,7 +5,7 @@ up once (RULES.md M2). What the upstream says of itself is believed between noth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -275,6 +275,17 @@ class Tariff:
     rules: tuple[Rule, ...] = ()
     models: ModelPrices | None = None
     max_body: int = MAX_BODY
+    _flat: dict[int | None, Quote] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A flat price is the same quote every time, and by far the most common.
+        prices = [(None, self.price), *((number, rule.price) for number, rule in enumerate(self.rules))]
+        flat = {
+            number: Quote(Amount(price.flat, price.unit), price, 0, None, number)
+            for number, price in prices
+            if price is not None and price == Price(price.unit, price.flat, free_on_failure=price.free_on_failure)
+        }
+        object.__setattr__(self, "_flat", flat)
 
     def choose(self, call: Call, headers: Headers) -> tuple[Price, int | None] | Refusal:
         """The price of a call and the number of its rule; which body it has is not looked at."""
@@ -305,6 +316,8 @@ class Tariff:
         if isinstance(chosen, Refusal):
             return chosen
         price, rule = chosen
+        if rule in self._flat:
+            return self._flat[rule]
         empty = Quote(Amount(0, price.unit), price, size, asked, rule)
         exact = empty._grown(Usage(sent=size or 0)) + empty.step
         if price.llm is not None:
