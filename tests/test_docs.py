@@ -226,6 +226,19 @@ def test_the_quickstart_runs_as_it_is_written(tmp_path: Path) -> None:
     assert "everything adds up" in said
 
 
+def test_the_prices_shown_are_those_that_are_quoted(tmp_path: Path) -> None:
+    (tmp_path / "tolsey.toml").write_text("".join(b.text for b in blocks("toml") if b.page == "docs/pricing.md"))
+    shown = [block for block in blocks("console") if block.page == "docs/pricing.md"]
+    assert len(shown) == 4
+    for block in shown:
+        lines = block.text.splitlines()
+        starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
+        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+            _, said = run(lines[start].removeprefix("$ "), tmp_path)
+            said = re.sub(r"of config [0-9a-f]{12}", f"of config {'0' * 12}", said)
+            assert said.splitlines() == lines[start + 1 : end], lines[start]
+
+
 # --- what is complete
 
 
@@ -265,8 +278,10 @@ SECTIONS = {
     "`[limits]`": "[limits]",
     "`[[upstream]]`": "[[upstream]]",
     "`[[route]]`": "[[route]]",
+    "`[[model]]`": "[[model]]",
 }
 UPSTREAM = '[[upstream]]\nname = "u"\nurl = "http://u.example"\n'
+MODEL = '[[model]]\nname = "m"\ninput = "1 USD"\noutput = "1 USD"\n'
 ROUTE = '[[route]]\npath = "/*"\nmethods = ["*"]\nupstream = "u"\n'
 
 
@@ -299,7 +314,7 @@ def the_config(file: Path, text: str) -> Config:
 def test_the_defaults_are_as_explained(section: str, tmp_path: Path) -> None:
     file = tmp_path / "tolsey.toml"
     header = SECTIONS[section]
-    before = {"[[upstream]]": UPSTREAM, "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n'}.get(header, f"{header}\n")
+    before = {"[[upstream]]": UPSTREAM, "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n', "[[model]]": MODEL}.get(header, f"{header}\n")
     without = the_config(file, before)
     for key, _, default, *_ in rows("config.md", section):
         if default.startswith("`"):
