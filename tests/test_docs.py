@@ -314,7 +314,8 @@ def the_config(file: Path, text: str) -> Config:
 def test_the_defaults_are_as_explained(section: str, tmp_path: Path) -> None:
     file = tmp_path / "tolsey.toml"
     header = SECTIONS[section]
-    before = {"[[upstream]]": UPSTREAM, "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n', "[[model]]": MODEL}.get(header, f"{header}\n")
+    alone = {"[[upstream]]": UPSTREAM, "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n', "[[model]]": MODEL}
+    before = alone.get(header, f"{header}\n")
     without = the_config(file, before)
     for key, _, default, *_ in rows("config.md", section):
         if default.startswith("`"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.tokens import call
+from tests.tokens import call, mint, verdict
 from tolsey.errors import Refusal
 from tolsey.model_prices import KnownModels
 from tolsey.pricing.llm import Asked
@@ -46,6 +46,18 @@ def asked(path: str, **body: object) -> Asked:
 def quoted(path: str, *, at_most: Any = None, **body: Any) -> Quote | Refusal:  # noqa: ANN401 - it is JSON
     found = tariff(path, at_most)
     return found.quote(call(method="POST", path=path, query="", now=NOW), (), 0, asked(path, **body))
+
+
+# --- the caveat
+
+
+def test_model_is_the_body_s() -> None:
+    token = mint("budget = 10 USD", "model = gpt-5*")
+    for name, wanted in {"gpt-5": "cleared", "gpt-5.2-mini": "cleared", "gpt-4o": "caveat_refused"}.items():
+        assert verdict(token, call(model=name)) == wanted
+    for name in ("GPT-5", "gpt-4o gpt-5", "xgpt-5", ""):
+        assert verdict(token, call(model=name)) == "caveat_refused"
+    assert verdict(token, call()) == "caveat_refused", "a call without a model is not one with this model"
 
 
 # --- bodies that are not taken
