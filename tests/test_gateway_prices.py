@@ -64,6 +64,7 @@ methods = ["GET", "POST"]
 upstream = "one"
 llm = "openai"
 max_body = 100_000
+timeout = 0.5
 [[route]]
 path = "/any/v1/*"
 methods = ["POST"]
@@ -335,6 +336,14 @@ def test_the_entry_names_the_config_that_priced_it(gateway: Gateway, upstream: U
     gateway.ask("POST", CHAT, JSON, token=token, body=asking())
     charged(gateway, token)
     assert note(gateway) == "200: own-1: 10 tokens in, 5 out, the config"
+
+
+def test_a_client_that_stops_in_the_middle_of_its_body_is_let_go(gateway: Gateway, upstream: Upstream) -> None:
+    token = gateway.token()
+    with upstream.hears_nothing(), gateway.client() as client:
+        client.say(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 90\r\n\r\nx")
+        assert client.is_left()
+    assert gateway.balance(token)[0]["calls"] == 0
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_costs_nothing(gateway: Gateway, upstream: Upstream) -> None:

@@ -76,12 +76,16 @@ BAD: list[tuple[Body | bytes, str]] = [
     ({"model": None}, "names no model"),
     ({"model": ["gpt-4o"]}, "names no model"),
     ({"model": ""}, "names no model"),
+    ({"model": 4.5}, "names no model"),
     ({"model": "x" * 10_240}, "names no model"),
     ({"model": "gpt-4o\n"}, "names no model"),
     ({"model": "gpt-4o-mini", "Model": "gpt-5-pro"}, "could be read as 'model'"),
     ({"model": "gpt-4o-mini", "MAX_TOKENS": 5}, "could be read as 'max_tokens'"),
     ({"model": "gpt-4o-mini", "models": ["gpt-5-pro"]}, "other models"),
-    *(({"model": "gpt-4o-mini", "max_tokens": n}, "max_tokens is not") for n in (0, -1, "5", 1.5, True, [1])),
+    *(
+        ({"model": "gpt-4o-mini", "max_tokens": n}, "max_tokens is not")
+        for n in (0, -1, "5", 1.5, True, [1], 10**13, 10**4200)
+    ),
     *(({"model": "gpt-4o-mini", "n": n}, "n is") for n in (0, -1, "5", 129, 10**30)),
 ]
 

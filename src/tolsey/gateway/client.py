@@ -144,9 +144,14 @@ class Client:
             self.cut = why
             self._task.cancel()
 
-    async def whole(self, limit: int) -> bytes:
-        """The request body in one piece; `body` gives it once more. Raises as `body` does."""
+    async def whole(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - it is of silence, not in all
+        """The request body in one piece; `body` gives it once more. Raises as `body` does; `timeout` seconds of silence
+        are borne.
+        """
+        self.timeout = timeout
+        self.moved()
         self._body = b"".join([piece async for piece in self.body(limit)])
+        self.timeout = MAX_DURATION_SECONDS
         return self._body
 
     async def body(self, limit: int | None) -> AsyncIterator[bytes]:

@@ -156,7 +156,7 @@ class Passage:
         if tariff is None or chosen is None or isinstance(chosen, Refusal) or chosen[0].llm is None:
             return None
         try:
-            body = await client.whole(tariff.max_body)
+            body = await client.whole(tariff.max_body, route.timeout)
         except BodyTooLarge:
             return _too_large(tariff.max_body)
         except BodyBroken:

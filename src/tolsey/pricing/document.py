@@ -50,8 +50,13 @@ def _no_constant(name: str) -> object:
 
 
 def write_document(document: object) -> bytes:
-    """Write what `read_document` read. Raises `DocumentInvalid` for a number that is beyond doubles."""
-    return json.dumps(_plain(document), separators=(",", ":")).encode("ascii")
+    """Write what `read_document` read. Raises `DocumentInvalid` for a number that is beyond doubles, and for nesting
+    beyond all measure.
+    """
+    try:
+        return json.dumps(_plain(document), separators=(",", ":")).encode("ascii")
+    except RecursionError:
+        raise DocumentInvalid("it is nested too deep") from None
 
 
 def _plain(value: object) -> object:

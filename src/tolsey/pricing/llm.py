@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tolsey.errors import Refusal
 from tolsey.pricing.document import DocumentInvalid, read_document, write_document
-from tolsey.pricing.models import ModelPrice, ModelPrices
+from tolsey.pricing.models import MOST_COUNTED, ModelPrice, ModelPrices
 
 MAX_BODY: Final = 10_000_000
 """The largest body of an LLM call, in bytes, where its route names none: it is read before anything is held."""
@@ -65,7 +65,7 @@ _HOSTED: Final = frozenset({"web_search_options", "mcp_servers", "container"})
 _CLIENT_TOOLS: Final = re.compile(
     r"function|custom|local_shell|apply_patch|(?:bash|text_editor|computer|memory)_20[0-9]{6}", re.ASCII
 )
-_SEARCHING: Final = re.compile("search|deep-research")
+_SEARCHING: Final = re.compile("(?:^|-)search|deep-research")
 _REASONING: Final = re.compile(r"(?:o[1-9]|gpt-[5-9])(?!.*chat)", re.ASCII)
 _IMAGES: Final = ("image_url", "input_image", "image")
 _REFERENCES: Final = frozenset({"file_id", "file_url", "file_data"})
@@ -132,14 +132,16 @@ def _fault(document: object, api: Api) -> str | None:
         if key not in _READ and key.strip().casefold() in _READ:
             return f"a key in it could be read as {key.strip().casefold()!r}"
     model = document.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL or not model.isprintable():
+    if type(model) is not str or not 0 < len(model) <= MAX_MODEL or not model.isprintable():
         return f"it names no model, or one of more than {MAX_MODEL} characters"
     if any(document.get(key) is not None for key in _OTHER_MODELS):
         return "it names other models to fall back on"
     for key in ("n", *_OUTPUT_KEYS[api]):
         value = document.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            return f"{key} is not a whole number from 1"
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            return f"{key} is not a whole number"
+        if value is not None and not 1 <= value <= MOST_COUNTED:
+            return f"{key} is not from 1 to {MOST_COUNTED}"
     if (document.get("n") or 1) > MAX_CHOICES:
         return f"n is more than {MAX_CHOICES}"
     return None
@@ -239,7 +241,7 @@ class _Weight:
         self.refers = self.refers or images > len(shown)
 
     def _tool(self, tool: object) -> None:
-        kind = tool.get("type", "custom") if isinstance(tool, dict) else ""
+        kind = tool.get("type") or "custom" if isinstance(tool, dict) else ""
         if not isinstance(kind, str) or _CLIENT_TOOLS.fullmatch(kind) is None:
             self.unbounded = f"what its tool {str(kind)[:64]!r} makes the provider read is not known"
         self.tokens += TOOL_TOKENS if "_20" in str(kind) else 0
