@@ -121,8 +121,10 @@ class Book:
         reads, self._reads = self._reads, []
         try:
             if self._fenced:
-                # Somebody took this owner for dead, and it must not forward anything more (RULES.md L3).
-                await self._ledger.register(self._new_owner())
+                # A hold of ours was expired: its time was over, or this owner was taken for dead, and then it must not
+                # forward anything more (RULES.md L3).
+                if await self._ledger.is_ended():
+                    await self._ledger.register(self._new_owner())
                 self._fenced = False
             if resolutions or reserves:
                 self._answer(

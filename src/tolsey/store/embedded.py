@@ -115,6 +115,10 @@ class EmbeddedLedger:
         finally:
             self._ledger.turn.give()
 
+    async def is_ended(self) -> bool:
+        """Whether somebody has taken this owner for dead."""
+        return self._ledger.is_ended()
+
     async def number_config(self, generation: str) -> int:
         """Record a config's generation; return its number."""
         return await self._in_thread(self._ledger.number_config, generation, self._now())

@@ -200,7 +200,9 @@ class Rows:
             when = at
             if isinstance(event, Grant):
                 keys = (event.key,)
-            elif not isinstance(event, Open) and (hold := holds.get(event.hold)) is not None:
+            elif isinstance(event, Open):
+                keys = (event.account[:2],)
+            elif (hold := holds.get(event.hold)) is not None:
                 keys, when = hold.chain + hold.counters, hold.at
             elif isinstance(event, Reserve):
                 keys = (account[:2] for account in event.accounts + event.counters)

@@ -1,0 +1,1 @@
+"""Proofs that are run: a model of the ledger whose every state is visited."""
