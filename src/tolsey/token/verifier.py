@@ -6,7 +6,6 @@ entry is made only after a whole token verified, on the second sight of a prefix
 signature is compared every time; `forget` empties it when the keys change.
 """
 
-import hmac
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
@@ -24,7 +23,6 @@ MEMORY_BYTES: Final = 32 * 1024 * 1024
 _SEEN_ONCE: Final = 32_768
 _CHAIN_BYTES: Final = 1_000
 _CAVEAT_BYTES: Final = 450
-_TAIL: Final = 35
 
 
 class Memory:
@@ -93,19 +91,18 @@ class Verifier:
 
         Raises `TokenMalformed`, `TokenForged`, `DischargeMissing` or `DischargeInvalid`.
         """
+        name = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known = self.memory.get(name)
+        if known is not None:
+            return known[1]
         parts = wire.text_to_parts(token, self._limits)
-        data = parts[0]
-        if len(parts) == 1 and data[-_TAIL : 3 - _TAIL] == b"\x00\x06\x20" and len(data) <= self._limits.token_bytes:
-            known = self.memory.get(sha256(data[:-_TAIL]).digest())
-            if known is not None and not known[1].third_parties:
-                mac, chain = known
-                if not hmac.compare_digest(mac, data[-32:]):
-                    raise TokenForged("the token's signature does not match its caveats")
-                return chain
         if sum(map(len, parts)) > self._limits.token_bytes:
             raise TokenMalformed(f"a token has at most {self._limits.token_bytes} bytes")
         found = [fields for part in parts for fields in wire.parse(part, self._limits)]
-        return self._verify(data, found[0], found[1:])
+        chain = self._verify(parts[0], found[0], found[1:])
+        if not chain.third_parties:
+            self.memory.put(name, found[0].signature, chain)
+        return chain
 
     def _verify(self, data: bytes, root: Fields, others: list[Fields]) -> Chain:
         if len(others) > self._limits.discharges:
