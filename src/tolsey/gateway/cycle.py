@@ -158,15 +158,14 @@ class Cycle:
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         parts = [STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")]
         framed = dated = False
-        for header in headers:
-            name = header[0]
+        for name, value in headers:
             if name == b"content-length":
                 framed = True
                 if status == 204:
                     continue
             elif name == b"date":
                 dated = True
-            parts.append(b"%b: %b\r\n" % header)
+            parts += (name, b": ", value, b"\r\n")
         if not dated:
             parts.append(self._connection.date)
         scope = self._scope
