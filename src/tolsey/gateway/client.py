@@ -142,22 +142,22 @@ class Client:
             self.cut = why
             self._task.cancel()
 
-    async def body(self, limit: int | None) -> AsyncIterator[bytes]:
+    def body(self, limit: int | None) -> AsyncIterator[bytes]:
         """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
-        size = 0
-        while not self._body_done:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.cut_off(Cut.DISCONNECTED)
-                raise BodyBroken
-            self.moved()
-            piece = message.get("body", b"")
-            self._body_done = not message.get("more_body", False)
-            size += len(piece)
-            if limit is not None and size > limit:
-                raise BodyTooLarge
-            if piece:
-                yield piece
+        return _Body(self, limit)
+
+    async def piece(self) -> bytes | None:
+        """The next piece of the request body, None at its end. Raises `BodyBroken`."""
+        if self._body_done:
+            return None
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.cut_off(Cut.DISCONNECTED)
+            raise BodyBroken
+        self.moved()
+        self._body_done = not message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the response's head."""
@@ -179,3 +179,24 @@ class Client:
         headers.extend(extra)
         await self.start(status, headers)
         await self.send(b"" if self.method == "HEAD" else body, more=False)
+
+
+class _Body:
+    """The request body of a client. A class, as what compiles this has no asynchronous generators."""
+
+    def __init__(self, client: Client, limit: int | None) -> None:
+        self._client = client
+        self._limit = limit
+        self._size = 0
+
+    def __aiter__(self) -> "_Body":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while (piece := await self._client.piece()) is not None:
+            self._size += len(piece)
+            if self._limit is not None and self._size > self._limit:
+                raise BodyTooLarge
+            if piece:
+                return piece
+        raise StopAsyncIteration

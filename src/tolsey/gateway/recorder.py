@@ -1,7 +1,7 @@
 """What a call sends and gets, as far as it is kept for its idempotency key."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -23,11 +23,9 @@ class Recorder:
         self._size = 0
         self._whole = False
 
-    async def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The request body as it passes."""
-        async for piece in body:
-            self._sent.update(piece)
-            yield piece
+        return _Reading(body, self._sent.update)
 
     def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The head of the response."""
@@ -48,3 +46,19 @@ class Recorder:
             return None
         response = (self._status, self._headers, b"".join(self._pieces))
         return Kept(self._sent.hexdigest(), msgspec.msgpack.encode(response))
+
+
+class _Reading:
+    """A body that is hashed as it passes. A class, as what compiles this has no asynchronous generators."""
+
+    def __init__(self, body: AsyncIterator[bytes], update: Callable[[bytes], None]) -> None:
+        self._body = body
+        self._update = update
+
+    def __aiter__(self) -> "_Reading":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._body.__anext__()
+        self._update(piece)
+        return piece

@@ -71,7 +71,7 @@ class HttpServer:
         """Open the port. Several processes may open the same one; the kernel shares the connections out."""
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
-            lambda: Connection(self, loop), host, port, reuse_port=True, reuse_address=True, backlog=1024
+            lambda: cast("asyncio.Protocol", Connection(self, loop)), host, port, reuse_port=True, reuse_address=True, backlog=1024
         )
         self._listeners.append(listener)
         if self._sweeper is None:

@@ -108,7 +108,10 @@ class Upstream:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 loop = asyncio.get_running_loop()
-                _, made = await loop.create_connection(lambda: _Connection(loop), self._host, self._port, ssl=self._tls)
+                made = _Connection(loop)
+                await loop.create_connection(
+                    lambda: cast("asyncio.Protocol", made), self._host, self._port, ssl=self._tls
+                )
         except TimeoutError:
             raise NotSent("the upstream did not accept the connection in time", late=True) from None
         except OSError:
