@@ -53,10 +53,10 @@ _ACCOUNTS: Final = """
 _HOLDS: Final = """
     SELECT r.hold, r.leaf, r.counter, r.amount, r.owner, r.at, s.kind, s.amount, c.scope, c.key,
         (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND kind = 'extend'),
-        (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND kind IN ('refund', 'annul')),
+        (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND (kind = 'refund' OR kind = 'annul')),
         EXISTS (SELECT 1 FROM entry WHERE hold = r.hold AND kind = 'annul')
     FROM entry r
-        LEFT JOIN entry s ON s.hold = r.hold AND s.kind IN ('settle', 'void', 'expire')
+        LEFT JOIN entry s ON s.hold = r.hold AND (s.kind = 'settle' OR s.kind = 'void' OR s.kind = 'expire')
         LEFT JOIN claim c ON c.hold = r.hold
     WHERE r.kind = 'reserve' AND r.hold IN (SELECT value FROM json_each(?))
 """
