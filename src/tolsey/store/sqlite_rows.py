@@ -276,7 +276,8 @@ class Rows:
         for kind, at, hold, leaf_key, amount, owner, note, counter_key, until in entries:
             leaf = None if leaf_key is None else numbers[leaf_key]
             counter = None if counter_key is None else numbers[counter_key]
-            lines.append((at, kind, hold, leaf, counter, amount, until, owner, config, note))
+            # As plain text: for a value of another type, also one made of it, sqlite3 goes to look for a converter.
+            lines.append((at, str(kind), hold, leaf, counter, amount, until, owner, config, note))
             if hold is None:
                 continue
             if kind is Kind.RESERVE:
