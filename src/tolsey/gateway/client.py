@@ -173,12 +173,22 @@ class Client:
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self.moved()
 
+    async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a response in one piece; one to HEAD goes without its body."""
+        self.started = True
+        if self.method == "HEAD":
+            body = b""
+        if self.recorder is not None:
+            self.recorder.start(status, headers)
+            self.recorder.piece(body, more=False)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
     async def refuse(self, refusal: Refusal, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Send a refusal as a whole response."""
         status, headers, body = problems.response(refusal)
         headers.extend(extra)
-        await self.start(status, headers)
-        await self.send(b"" if self.method == "HEAD" else body, more=False)
+        await self.whole(status, headers, body)
 
 
 class _Body:

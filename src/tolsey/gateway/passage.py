@@ -305,13 +305,10 @@ class Passage:
 
     async def _body(self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
         if client.method == "HEAD" or exchange.status in (204, 304):
-            await client.start(exchange.status, headers)
-            await client.send(b"", more=False)
+            await client.whole(exchange.status, headers, b"")
             return
         if exchange.length is not None and exchange.length <= WHOLE_BYTES:
-            whole = await exchange.whole()
-            await client.start(exchange.status, headers)
-            await client.send(whole, more=False)
+            await client.whole(exchange.status, headers, await exchange.whole())
             return
         await client.start(exchange.status, headers)
         # The head goes out with the first piece, and that of a stream may be long in coming.

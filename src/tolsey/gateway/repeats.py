@@ -50,8 +50,7 @@ async def answer(claimed: Claimed, claim: Claim, client: Client, max_body: int |
         await client.refuse(refusal or _busy(claimed, "its answer was not kept"))
         return
     status, headers, body = msgspec.msgpack.decode(claimed.response, type=tuple[int, list[tuple[bytes, bytes]], bytes])
-    await client.start(status, [*headers, (b"tolsey-replayed", b"true")])
-    await client.send(b"" if client.method == "HEAD" else body, more=False)
+    await client.whole(status, [*headers, (b"tolsey-replayed", b"true")], body)
 
 
 async def _refusal(claimed: Claimed, claim: Claim, client: Client, max_body: int | None) -> Refusal | None:
