@@ -36,7 +36,6 @@ class Cycle:
         "_scope",
         "_waiter",
         "buffered",
-        "task",
     )
 
     def __init__(
@@ -59,13 +58,9 @@ class Cycle:
         self._head: bytes | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.buffered = 0
-        self.task: asyncio.Task[None] | None = None
 
-    def start(self, application: Application) -> None:
+    async def run(self, application: Application) -> None:
         """Have the application answer."""
-        self.task = self._loop.create_task(self._run(application))
-
-    async def _run(self, application: Application) -> None:
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
