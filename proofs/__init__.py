@@ -1,1 +1,1 @@
-"""Proofs that are run: a model of the ledger whose every state is visited."""
+"""The ledger's laws, checked on small models: see docs/proofs.md."""

@@ -1,241 +1,177 @@
-"""A model of reserve, settle and expire, with crashes and retries, small enough that every state of it can be visited.
+"""The ledger's laws, checked in every state that a small system can reach: see docs/proofs.md.
 
-Two gateways share one ledger. Each of three calls wants some money of an account and of the one above it. Between any
-two steps any other may come: a gateway dies, is taken for dead though it lives, or never hears what became of a commit
-that goes on without it. What is proved is the protocol (RULES.md L2 to L4). The arithmetic in `tolsey/ledger/rules.py`
-has tables and properties of its own; law 1 is about tokens, and not here.
-
-`broken` names the rule that is left out, to see that an invariant falls without it; "" leaves out none.
+`python -m proofs.model` explores it as it should be; with `--mutation NAME` a bug is built in, and the shortest way to
+a broken law is printed.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+import argparse
+from functools import cache
+from typing import NamedTuple
 
-LIMITS: Final = {"root": 3, "left": 2, "right": 2}
-"""What each account may spend."""
-
-MAX_EPOCH: Final = 2
-"""How often a gateway may begin as a new owner."""
-
-
-class Wish(NamedTuple):
-    """A call that will be made: by which gateway, on which accounts, for how much."""
-
-    gateway: int
-    chain: tuple[str, ...]
-    amount: int
+from proofs.explore import Found, Law, explore
+from proofs.gateways import NOT_SENT, State, System
+from proofs.ledger import ACCOUNTS, LIMITS, RESOLUTIONS, Ledger, read, stands
 
 
-WISHES: Final = (Wish(0, ("root", "left"), 2), Wish(1, ("root", "right"), 2), Wish(0, ("root", "left"), 1))
+def law_2(s: State, at_rest: bool) -> bool:
+    """Spent + held <= limit, for every account at every instant."""
+    return _within_limits(s.ledger)
 
 
-class Call(NamedTuple):
-    """One call.
-
-    `phase` is what its gateway knows: new, waiting, doubt (the answer to the commit was lost), granted, sent, over; or
-    gone, with the gateway. `commit` is its reserve's transaction: none, flying, held, short, never. `hold` is what the
-    ledger has: none, open, settle, void, expire, annul, at a `cost`. `owner` is the epoch in which it was reserved.
-    """
-
-    phase: str = "new"
-    commit: str = "none"
-    hold: str = "none"
-    cost: int = 0
-    owner: int = 0
-    sent: bool = False
-    served: bool = False
-    resolutions: int = 0
+def entries_equal_balances(s: State, at_rest: bool) -> bool:
+    """Every balance is what the journal adds up to."""
+    return _adds_up(s.ledger)
 
 
-class State(NamedTuple):
-    """The calls; each gateway's epoch (0: it is down); the epochs that were ended; spent and held of each account."""
-
-    calls: tuple[Call, ...] = (Call(),) * len(WISHES)
-    epochs: tuple[int, ...] = (1, 1)
-    ended: frozenset[tuple[int, int]] = frozenset()
-    spent: tuple[int, ...] = (0,) * len(LIMITS)
-    held: tuple[int, ...] = (0,) * len(LIMITS)
+def resolved_once(s: State, at_rest: bool) -> bool:
+    """A hold is reserved once and resolved at most once, whatever is repeated."""
+    return all(map(_once, s.ledger.journal))
 
 
-Step = tuple[str, State]
+def forwarded_is_on_disk(s: State, at_rest: bool) -> bool:
+    """A call that was forwarded has its reserve in the journal."""
+    return all(served == NOT_SENT or entries for served, entries in zip(s.served, s.ledger.journal, strict=True))
 
 
-def steps(state: State, broken: str) -> Iterator[Step]:
-    """Every step that may come next."""
-    for gateway, epoch in enumerate(state.epochs):
-        # An owner is ended when it is dead, or when its lease has lapsed, and then its process may only be slow.
-        for owner in range(1, MAX_EPOCH + 1):
-            if (gateway, owner) not in state.ended and epoch in (0, owner):
-                yield f"owner {gateway}.{owner} is ended", state._replace(ended=state.ended | {(gateway, owner)})
-        if epoch:
-            gone = [_lost(call) if WISHES[n].gateway == gateway else call for n, call in enumerate(state.calls)]
-            yield f"gateway {gateway} dies", _begin(state, gateway, 0)._replace(calls=tuple(gone))
-            if (gateway, epoch) in state.ended and epoch < MAX_EPOCH:
-                yield f"gateway {gateway} begins anew", _begin(state, gateway, epoch + 1)
-    for n, call in enumerate(state.calls):
-        if call.commit == "flying":
-            yield f"the reserve of call {n} is committed", _commit(state, n, broken)
-        if call.sent and not call.served:
-            yield f"the upstream serves call {n}", _put(state, n, served=True)
-        if call.hold == "open" and (WISHES[n].gateway, call.owner) in state.ended:
-            yield f"call {n} expires", _resolve(state, n, "expire", WISHES[n].amount, broken)
-        if call.hold == "expire":
-            yield f"an operator annuls call {n}", _move(_put(state, n, hold="annul", cost=0), n, 0, -call.cost)
-        if state.epochs[WISHES[n].gateway]:
-            yield from _steps_of_call(state, n, call, broken)
-
-
-def _steps_of_call(state: State, n: int, call: Call, broken: str) -> Iterator[Step]:
-    """What a living gateway may do with a call."""
-    over = _put(state, n, phase="over")
-    match call.phase:
-        case "new":
-            owner = state.epochs[WISHES[n].gateway]
-            yield f"call {n} asks", _put(state, n, phase="waiting", commit="flying", owner=owner)
-        case "waiting":
-            yield f"the answer about call {n} is lost", _put(state, n, phase="doubt")
-            if call.commit == "held" or broken == "a call is sent before its commit":
-                yield f"call {n} is granted", _put(state, n, phase="granted")
-            elif call.commit != "flying":
-                yield f"call {n} is refused", over
-        case "doubt" if call.commit == "flying":
-            # The tombstone and the late commit meet at a unique key, and one of them is first: here the tombstone.
-            never = call.commit if broken == "no tombstone is set" else "never"
-            yield f"the doubt about call {n} is settled", _put(over, n, commit=never)
-        case "doubt":
-            yield f"the doubt about call {n} is settled", _resolve(over, n, "void", 0, broken)
-        case "granted":
-            yield f"call {n} is sent", _put(state, n, phase="sent", sent=True)
-            yield f"the upstream of call {n} cannot be reached", _resolve(over, n, "void", 0, broken)
-        case "sent":
-            kind, cost = ("void", 0) if broken == "a call that was sent is voided" else ("settle", WISHES[n].amount)
-            yield f"call {n} breaks off", _resolve(over, n, kind, cost, broken)
-            if call.served:
-                yield f"call {n} is settled at 1", _resolve(over, n, "settle", 1, broken)
-
-
-def _commit(state: State, n: int, broken: str) -> State:
-    """The reserve of a call in the ledger: all accounts or none, and nothing for an owner that was ended."""
-    wish = WISHES[n]
-    if (wish.gateway, state.calls[n].owner) in state.ended:
-        return _put(state, n, commit="never")
-    looked_at = wish.chain[:1] if broken == "only the root is looked at" else wish.chain
-    used = dict(zip(LIMITS, map(sum, zip(state.spent, state.held, strict=True)), strict=True))
-    busy = broken == "an account that is busy refuses" and any(state.held)
-    if busy or any(used[name] + wish.amount > LIMITS[name] for name in looked_at):
-        return _put(state, n, commit="short")
-    return _move(_put(state, n, commit="held", hold="open"), n, wish.amount, 0, broken)
-
-
-def _resolve(state: State, n: int, kind: str, cost: int, broken: str) -> State:
-    """A resolution in the ledger: the first closes the hold, and a later one changes nothing."""
-    call = state.calls[n]
-    if call.hold == "none" or (call.hold != "open" and broken != "a hold is resolved again"):
-        return state
-    back = 0 if broken == "a void returns nothing" and kind == "void" else -WISHES[n].amount
-    return _move(_put(state, n, hold=kind, cost=cost, resolutions=call.resolutions + 1), n, back, cost)
-
-
-def _move(state: State, n: int, held: int, spent: int, broken: str = "") -> State:
-    """Add to what is held and spent on every account of a call."""
-    chain = WISHES[n].chain[:1] if broken == "only the root is charged" else WISHES[n].chain
-    return state._replace(
-        held=tuple(before + held * (name in chain) for name, before in zip(LIMITS, state.held, strict=True)),
-        spent=tuple(before + spent * (name in chain) for name, before in zip(LIMITS, state.spent, strict=True)),
-    )
-
-
-def _put(state: State, n: int, **changes: object) -> State:
-    changed = state.calls[n]._replace(**changes)  # type: ignore[arg-type]  # names and types are those of Call
-    return state._replace(calls=(*state.calls[:n], changed, *state.calls[n + 1 :]))
-
-
-def _begin(state: State, gateway: int, epoch: int) -> State:
-    return state._replace(epochs=tuple(epoch if n == gateway else e for n, e in enumerate(state.epochs)))
-
-
-def _lost(call: Call) -> Call:
-    return call if call.phase in ("new", "over") else call._replace(phase="gone")
-
-
-def law_2(state: State) -> bool:
-    """For every account at every instant: spent + held <= limit."""
-    stands = zip(LIMITS.values(), state.spent, state.held, strict=True)
-    return all(spent + held <= limit for limit, spent, held in stands)
-
-
-def entries_equal_balances(state: State) -> bool:
-    """What the holds add up to is what the accounts stand at."""
-    for name, spent, held in zip(LIMITS, state.spent, state.held, strict=True):
-        charged = [(WISHES[n].amount, call) for n, call in enumerate(state.calls) if name in WISHES[n].chain]
-        if spent != sum(call.cost for _, call in charged):
-            return False
-        if held != sum(amount for amount, call in charged if call.hold == "open"):
+def served_is_charged(s: State, at_rest: bool) -> bool:
+    """What the upstream served is held, and later charged, unless an operator annulled it."""
+    for served, entries in zip(s.served, s.ledger.journal, strict=True):
+        hold = read(entries)
+        if served > 0 and not (
+            hold and (hold.annulled or served <= (hold.charged if hold.resolution else hold.amount))
+        ):
             return False
     return True
 
 
-def resolved_once(state: State) -> bool:
-    """A hold is resolved at most once."""
-    return all(call.resolutions <= 1 for call in state.calls)
+def no_phantom(s: State, at_rest: bool) -> bool:
+    """When everything that is due has been done, nothing is held."""
+    return not at_rest or not any(held for _, held, _ in s.ledger.balances)
 
 
-def forwarded_is_on_disk(state: State) -> bool:
-    """A call that was sent to the upstream has its hold in the ledger."""
-    return all(call.hold != "none" for call in state.calls if call.sent)
-
-
-def served_is_charged(state: State) -> bool:
-    """A call that the upstream served is never given back, unless an operator says so."""
-    return all(call.hold not in ("none", "void") for call in state.calls if call.served)
-
-
-def no_phantom(state: State) -> bool:
-    """Every open hold has somebody who will close it: its gateway, or whoever finds that its owner is dead."""
-    return all(
-        call.phase in ("waiting", "doubt", "granted", "sent")
-        or state.epochs[WISHES[n].gateway] == 0
-        or (WISHES[n].gateway, call.owner) in state.ended
-        for n, call in enumerate(state.calls)
-        if call.hold == "open"
-    )
-
-
-def refused_only_if_short(before: State, after: State) -> bool:
-    """A reserve is refused only while the calls that were served and those under way leave too little."""
-    for n, (was, call) in enumerate(zip(before.calls, after.calls, strict=True)):
-        if was.commit == "flying" and call.commit == "short":
-            used = {
-                name: sum(
-                    WISHES[m].amount if c.hold == "open" else c.cost
-                    for m, c in enumerate(before.calls)
-                    if name in WISHES[m].chain
-                )
-                for name in WISHES[n].chain
-            }
-            if all(used[name] + WISHES[n].amount <= LIMITS[name] for name in WISHES[n].chain):
-                return False
+def refused_only_if_short(s: State, at_rest: bool) -> bool:
+    """A shortfall is answered only where, by the journal, the money was not there when it was decided."""
+    for gateway in s.gateways:
+        if gateway.group and gateway.answer:
+            for event, outcome in zip(gateway.group.events, gateway.answer, strict=True):
+                if outcome.word == "short" and outcome.figure >= event.amount:
+                    return False
     return True
 
 
-INVARIANTS: Final[dict[str, Callable[[State], bool]]] = {
-    "LAW_2": law_2,
-    "RESOLVED_ONCE": resolved_once,
-    "ENTRIES_EQUAL_BALANCES": entries_equal_balances,
-    "FORWARDED_IS_ON_DISK": forwarded_is_on_disk,
-    "SERVED_IS_CHARGED": served_is_charged,
-    "NO_PHANTOM": no_phantom,
-}
-"""What is true in every state."""
+@cache
+def _within_limits(ledger: Ledger) -> bool:
+    accounts = zip(ledger.balances, LIMITS, strict=True)
+    return all(min(spent, held) >= 0 and spent + held <= limit + granted for (spent, held, granted), limit in accounts)
 
-MUTATIONS: Final = {
-    "only the root is looked at": "LAW_2",
-    "only the root is charged": "ENTRIES_EQUAL_BALANCES",
-    "a void returns nothing": "ENTRIES_EQUAL_BALANCES",
-    "a hold is resolved again": "RESOLVED_ONCE",
-    "a call is sent before its commit": "FORWARDED_IS_ON_DISK",
-    "a call that was sent is voided": "SERVED_IS_CHARGED",
-    "no tombstone is set": "NO_PHANTOM",
-    "an account that is busy refuses": "REFUSED_ONLY_IF_SHORT",
+
+@cache
+def _adds_up(ledger: Ledger) -> bool:
+    sums = [(*stands(ledger.journal, account), ledger.grants[account]) for account in range(len(ACCOUNTS))]
+    return sums == list(ledger.balances)
+
+
+@cache
+def _once(entries: tuple[tuple[str, int, int], ...]) -> bool:
+    kinds = [kind for kind, _, _ in entries]
+    return not kinds or (kinds.count("reserve") == 1 and sum(kind in RESOLUTIONS for kind in kinds) <= 1)
+
+
+LAWS: dict[str, Law[State]] = {
+    law.__name__.upper(): law
+    for law in (
+        law_2,
+        entries_equal_balances,
+        resolved_once,
+        forwarded_is_on_disk,
+        served_is_charged,
+        no_phantom,
+        refused_only_if_short,
+    )
 }
-"""Rules that can be left out, and the invariant that falls without each."""
+"""By name. LAW_1 is about tokens; no token is in this model (tests/test_law_1.py)."""
+
+SIZES = (System("AB", faults=2), System("AC", faults=2), System("ABC", faults=0, grants=1))
+"""What is explored, to the last state."""
+
+THOROUGH = (System("ABC", faults=1), System("AB", faults=3), System("AC", faults=3))
+"""What takes minutes."""
+
+
+class Mutation(NamedTuple):
+    """A bug, the law that must find it, and how many faults that takes."""
+
+    law: str
+    faults: int
+    bug: str
+
+
+MUTATIONS = {
+    "forward-before-commit": Mutation(
+        "FORWARDED_IS_ON_DISK", 0, "a call is forwarded while its group is being written"
+    ),
+    "void-after-sending": Mutation("SERVED_IS_CHARGED", 0, "a call of which nothing was heard is taken for not served"),
+    "expire-as-void": Mutation("SERVED_IS_CHARGED", 1, "the holds of a dead owner are given back"),
+    "settle-without-fence": Mutation("RESOLVED_ONCE", 1, "a settle goes through although the hold was expired"),
+    "retry-reserves-again": Mutation("RESOLVED_ONCE", 1, "a hold id that is known is held once more"),
+    "no-tombstone": Mutation("NO_PHANTOM", 1, "a group that is not found after a lost answer may still be written"),
+    "void-only-if-found": Mutation("NO_PHANTOM", 2, "giving up, the void is left out if the last try was not written"),
+    "sweep-once": Mutation("NO_PHANTOM", 1, "a dead owner whose holds were expired is never looked at again"),
+    "parent-only": Mutation("ENTRIES_EQUAL_BALANCES", 0, "a reserve is added to the first account of the chain alone"),
+    "check-leaf-only": Mutation("LAW_2", 0, "a reserve is compared with the last limit of the chain alone"),
+    "extend-unchecked": Mutation("LAW_2", 0, "an extension is not compared with the limits"),
+    "decide-before-the-lock": Mutation("LAW_2", 0, "balances are read when the group is sent, not when it is written"),
+    "refuse-the-last-coin": Mutation("REFUSED_ONLY_IF_SHORT", 0, "an amount is refused that would just fit"),
+}
+
+
+def check(system: System) -> Found[State]:
+    """Explore a system under all laws."""
+    return explore(system.start(), system.steps, LAWS)
+
+
+def mutated(name: str) -> System:
+    """A system with a bug built in."""
+    return System("ABC", MUTATIONS[name].faults, bug=name)
+
+
+def say(system: System, found: Found[State]) -> str:
+    """An exploration in words, with the way to what is broken."""
+    size = f"calls {', '.join(system.asked)}, faults {system.faults}, grants {system.grants}"
+    lines = [f"{size}: {found.states:,} states ({found.at_rest:,} at rest), {found.steps:,} steps"]
+    for number, (label, state) in enumerate(found.trace, 1):
+        accounts = zip(ACCOUNTS, state.ledger.balances, LIMITS, strict=True)
+        shown = "  ".join(f"{name} {b.spent}+{b.held}/{limit + b.granted}" for name, b, limit in accounts)
+        lines.append(f"{number:3}  {label:60}  {shown}")
+    return "\n".join([*lines, *(f"broken: {law}. {_text(law)}" for law in found.broken)])
+
+
+def _text(law: str) -> str:
+    return f"{LAWS[law].__doc__}" if law in LAWS else "The steps that are due go round for ever."
+
+
+def main() -> int:
+    """Explore and print; return 1 if a law is broken."""
+    parser = argparse.ArgumentParser(prog="python -m proofs.model", description="Check the ledger's laws on a model.")
+    parser.add_argument("--mutation", choices=MUTATIONS, help="build a bug in, and show how it breaks a law")
+    parser.add_argument("--thorough", action="store_true", help="larger sizes as well, for minutes")
+    given = parser.parse_args()
+    if given.mutation:
+        print(f"{given.mutation}: {MUTATIONS[given.mutation].bug}")
+        print(say(system := mutated(given.mutation), check(system)))
+        return 1
+    states = 0
+    for system in (*SIZES, *(THOROUGH if given.thorough else ())):
+        found = check(system)
+        print(say(system, found), flush=True)
+        if found.broken:
+            return 1
+        states += found.states
+    for law in LAWS:
+        print(f"{law}: {_text(law)}")
+    print(f"OK: {len(LAWS)} laws hold in all {states:,} states")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
