@@ -192,3 +192,13 @@ async def test_on_a_full_disk_grants_stop_settles_go_on_and_room_is_noticed(
     room = True
     await until(lambda: book.problem is None)
     await granted(book, Reserve("h4", ROOT, 10))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_book_whose_ledger_failed_asks_again_by_itself(ledger: FaultyLedger, book: Book) -> None:
+    """Nobody calls a gateway that is not ready, so it must find out alone that it is again."""
+    ledger.fail("stage", times=4)
+    await unavailable(later(Reserve("h1", ROOT, 10), book=book))
+    assert book.problem is not None
+    await until(lambda: book.problem is None)
+    assert len(ledger.staged) == 1

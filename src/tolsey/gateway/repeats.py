@@ -5,6 +5,7 @@ rules; here is what HTTP has to say of it. A request is the same if its method, 
 """
 
 import hashlib
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -57,7 +58,7 @@ async def _refusal(claimed: Claimed, claim: Claim, client: Client, max_body: int
     if claimed.claim.request != claim.request:
         return _mismatch()
     if claimed.done is None:
-        return _busy(claimed, "that call is still running")
+        return replace(_busy(claimed, "that call is still running"), retry_after=1)
     if claimed.response is None:
         return _busy(claimed, "what came of it is not known, or was too large to keep")
     sent = hashlib.sha256()

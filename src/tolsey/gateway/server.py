@@ -71,7 +71,12 @@ class HttpServer:
         """Open the port. Several processes may open the same one; the kernel shares the connections out."""
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
-            lambda: cast("asyncio.Protocol", Connection(self, loop)), host, port, reuse_port=True, reuse_address=True, backlog=1024
+            lambda: cast("asyncio.Protocol", Connection(self, loop)),
+            host,
+            port,
+            reuse_port=True,
+            reuse_address=True,
+            backlog=1024,
         )
         self._listeners.append(listener)
         if self._sweeper is None:
@@ -260,7 +265,7 @@ class Connection(WriteFlow):
             self._go_on()
 
     async def _serve(self) -> None:
-        """Answer the requests, one after the other. One task for all of them: to make one costs more than to wake it."""
+        """Answer the requests, one after the other, in one task: to make another costs more than to wake this one."""
         while not self._lost:
             if self.cycles:
                 cycle = self.cycles[0]

@@ -109,7 +109,8 @@ class Book:
 
     async def _run(self) -> None:
         while True:
-            while self._reserves or self._resolutions or self._reads or self._fenced:
+            # After a failure the ledger is asked again, if only with an empty group: nobody may call meanwhile.
+            while self._reserves or self._resolutions or self._reads or self._fenced or self._must_ask():
                 await self._group()
             if self._closing:
                 return
@@ -131,7 +132,7 @@ class Book:
                 if await self._ledger.is_ended():
                     await self._ledger.register(self._new_owner())
                 self._fenced = False
-            if resolutions or reserves:
+            if resolutions or reserves or self._failures:
                 self._answer(
                     await self._ledger.write([*resolutions, *(event for event, _ in reserves)]), resolutions, reserves
                 )
@@ -151,6 +152,9 @@ class Book:
             self._failures = 0
             self.problem = None
             self._look_for_room()
+
+    def _must_ask(self) -> bool:
+        return self._failures > 0 and not self._closing
 
     def _look_for_room(self) -> None:
         """Grant again when the disk has room again."""
