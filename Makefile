@@ -9,7 +9,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --upgrad
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-quick lock clean
+.PHONY: help setup demo test proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 
 test: setup ## run the tests; ARGS="-k name" chooses some
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+proofs: setup ## visit every state of the ledger's model, half a minute
+	@$(BIN)/python -m proofs --thorough $(ARGS)
+
+soak: setup ## simulate the ledger for TOLSEY_SOAK_MINUTES (10); ARGS=n is the first seed
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 check: setup ## lint, formatting and types
 	@$(BIN)/ruff check .

@@ -1,10 +1,13 @@
-"""The command: ``python -m bench`` for speed, ``python -m bench memory`` for the memory of a worker."""
+"""The command: ``python -m bench`` for speed, ``python -m bench memory`` for the memory of a worker, ``python -m bench
+ledger`` for the ledger alone, on both engines.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import signal
+import sqlite3
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench import BenchError, Missing, gateway, install, machine, memory, quick, report, speed
+from bench import BenchError, Missing, gateway, install, ledger, machine, memory, quick, report, speed
 from bench.contestants import CONTESTANTS, NAMES, Contestant
 from bench.versions import version
 
@@ -24,12 +27,13 @@ def arguments() -> argparse.Namespace:
         description="Tolsey against real proxies on the same work, in one run. Only the ratios count.",
         epilog="example: python -m bench --only caddy,envoy-authz,tolsey --rounds 5",
     )
-    parser.add_argument("what", nargs="?", choices=["speed", "memory"], default="speed")
+    parser.add_argument("what", nargs="?", choices=["speed", "memory", "ledger"], default="speed")
     parser.add_argument("--quick", action="store_true", help="only check that it runs and that the ledger is right")
     parser.add_argument("--seconds", type=_positive, help="of load in each round (default 4)")
     parser.add_argument("--rounds", type=_positive, help="how often each contestant runs (default 3)")
     parser.add_argument("--only", type=_names, metavar="A,B", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--tokens", type=_positive, help="memory: how many distinct tokens (default 100000)")
+    parser.add_argument("--large", action="store_true", help="ledger: up to 1,000,000 accounts and 10,000,000 entries")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw results")
     return parser.parse_args()
 
@@ -54,7 +58,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     asked = arguments()
     try:
-        return _memory(asked) if asked.what == "memory" else _speed(asked)
+        return {"speed": _speed, "memory": _memory, "ledger": _ledger}[asked.what](asked)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -111,13 +115,34 @@ def _memory(asked: argparse.Namespace) -> int:
     return 0 if found.met or asked.quick else 1
 
 
+def _ledger(asked: argparse.Namespace) -> int:
+    facts = {
+        "command": _command(),
+        "machine": machine.describe(machine.cores()),
+        "versions": {"sqlite": f"SQLite {sqlite3.sqlite_version}", "postgresql": ledger.version()},
+    }
+    runs = ledger.measure(
+        quick=asked.quick,
+        large=asked.large,
+        rounds=asked.rounds or (1 if asked.quick else 3),
+        seconds=0.5 if asked.quick else asked.seconds or 4,
+    )
+    ledger.show(runs, facts, judge=not asked.quick)
+    if asked.json:
+        report.save(asked.json, ledger.document(runs, facts))
+    return 0
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+
+
 def _facts(places: machine.Cores, tools: Sequence[str]) -> dict[str, Any]:
     """Install what is missing; then how this run came about, for the report."""
     if "tolsey" in tools:
         gateway.command()
     versions = {tool: version(tool) for tool in dict.fromkeys(["nginx", "wrk", *tools])}
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    return {"command": command, "machine": machine.describe(places), "versions": versions}
+    return {"command": _command(), "machine": machine.describe(places), "versions": versions}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def show(runs: Sequence[Run], facts: Facts, *, judge: bool) -> None:
                 f" ({audit.spent} USD, nothing held), the upstream saw {audit.seen:,}; fsck passed",
                 soft_wrap=True,
             )
-    _facts(screen, facts)
+    show_facts(screen, facts)
 
 
 def show_memory(found: Memory, facts: Facts, *, judge: bool) -> None:
@@ -56,10 +56,10 @@ def show_memory(found: Memory, facts: Facts, *, judge: bool) -> None:
     screen.print(f"target: under {LIMIT_MB:.0f} MB: {verdict}")
     audit = found.audit
     screen.print(f"correct: the ledger has {audit.calls:,} calls, the upstream saw {audit.seen:,}; fsck passed")
-    _facts(screen, facts)
+    show_facts(screen, facts)
 
 
-def _facts(screen: Console, facts: Facts) -> None:
+def show_facts(screen: Console, facts: Facts) -> None:
     """On what, with what, and by which command the figures came about."""
     machine = facts["machine"]
     screen.print("\nversions: " + "; ".join(facts["versions"].values()), soft_wrap=True)

@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, settings
 from tests.books import book_on
 from tests.gateways import Gateway, serving
 from tests.ledgers import DEADLINE_SECONDS, Ledgers
+from tests.postgres import OnDatabase, Server, server
+from tests.reading import fsck
+from tests.tables import Check, OnDisk, Player, RulesAlone, lines_of, play
 from tests.upstreams import Upstream
 from tolsey.store import book as book_module
 from tolsey.store.book import Book
-from tolsey.store.reports import fsck
 from tolsey.testing import FaultyLedger
 
 # No test depends on speed, and CI draws the same examples every time.
@@ -40,6 +42,13 @@ def gateway(
     """A gateway with the file's `CONFIG` before that upstream."""
     config: str = request.module.CONFIG
     with serving(tmp_path_factory.mktemp("gateway"), config, port=upstream.port) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for all tests."""
+    with server() as running:
         yield running
 
 
@@ -70,3 +79,28 @@ async def book(ledgers: Ledgers, ledger: FaultyLedger) -> AsyncIterator[Book]:
     ledger.heal()
     await found.close(DEADLINE_SECONDS)
     assert fsck(ledgers.path).difference is None
+
+
+@pytest.fixture(params=["rules alone", "one ledger", "two ledgers", "two gateways on PostgreSQL"])
+def player(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Player]:
+    """What a table of rules is played on, one after the other."""
+    if request.param == "rules alone":
+        yield RulesAlone()
+        return
+    if request.param == "two gateways on PostgreSQL":
+        gateways = OnDatabase(request.getfixturevalue("postgres").database(), 2)
+        yield gateways
+        gateways.close()
+        return
+    with Ledgers(tmp_path / "ledger.db") as ledgers:
+        yield OnDisk(ledgers, 1 if request.param == "one ledger" else 2)
+
+
+@pytest.fixture
+def check(player: Player) -> Check:
+    """Plays a table and compares it, line by line, with what came of it."""
+
+    def check(table: str) -> None:
+        assert list(play(player, lines_of(table))) == lines_of(table)
+
+    return check

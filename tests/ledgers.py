@@ -13,23 +13,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tolsey.ledger.events import Conflict, Granted, Late, Outcome, Resolved, Shortfall, TooManyHolds
+from tolsey.ledger.events import (
+    Conflict,
+    Granted,
+    Late,
+    Outcome,
+    RateLimited,
+    Repeated,
+    Resolved,
+    Shortfall,
+    TooManyHolds,
+)
 from tolsey.store.sqlite_file import Durability
-from tolsey.testing import NOON, FakeClock, FaultyLedger
+from tolsey.testing import NOON, SECOND, FakeClock, FaultyLedger
+from tolsey.token.caveats import format_time
 from tolsey.token.chain import Account
-from tolsey.units import MAX_NANO
+from tolsey.units import MAX_NANO, NANO
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_SECONDS = 20.0
 
 
 def purse(text: str, unit: str = "USD") -> tuple[Account, ...]:
-    """`"root 100 / team 50 / worker -"`: accounts from the root down; `-` is one without a limit."""
+    """`"root 100 / team 50/day / worker -"`: accounts from the root down; `-` is one without a limit. In the unit
+    `call` a limit is in whole calls.
+    """
     accounts: list[Account] = []
-    for part in text.split("/"):
-        name, limit = part.split()
+    for part in text.split(" / "):
+        name, amount = part.split()
         parent = accounts[-1].id if accounts else None
-        accounts.append(Account(name, unit, parent, name, None if limit == "-" else number(limit)))
+        amount, _, period = amount.partition("/")
+        limit = None if amount == "-" else number(amount) * (NANO if unit == "call" else 1)
+        accounts.append(Account(name, unit, parent, name, limit, period or None))
     return tuple(accounts)
 
 
@@ -40,6 +55,17 @@ def number(text: str) -> int:
     return MAX_NANO + int(text[3:] or "0")
 
 
+def clock_text(at: int) -> str:
+    """An instant as RFC 3339, with nanoseconds where it has any."""
+    nanos = f".{at % SECOND:09}" if at % SECOND else ""
+    return format_time(at).replace("Z", f"{nanos}Z")
+
+
+def figure(account: Account, amount: int) -> int:
+    """An amount as the tables write it: nano-units, or calls."""
+    return amount // NANO if account.unit == "call" else amount
+
+
 def say(outcome: Outcome) -> str:
     """An outcome in the words of the tables."""
     match outcome:
@@ -47,8 +73,14 @@ def say(outcome: Outcome) -> str:
             return "granted"
         case Granted(remaining=left):
             return f"granted, {left} left"
-        case Shortfall(account, spent, held, limit):
-            return f"{account.id} is short: {spent} spent, {held} held of {limit}"
+        case Shortfall(account, spent, held, limit, resets_at):
+            most = None if limit is None else figure(account, limit)
+            short = f"{account.id} is short: {figure(account, spent)} spent, {figure(account, held)} held of {most}"
+            return short if resets_at is None else f"{short} until {clock_text(resets_at)}"
+        case RateLimited(rate, until):
+            return f"{rate.id} is too fast until {clock_text(until)}"
+        case Repeated(_, claimed):
+            return f"repeats {claimed.hold}, {claimed.done or 'running'}{', kept' if claimed.response else ''}"
         case TooManyHolds(account):
             return f"{account.id} has too many holds"
         case Conflict():

@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple
 
 import psutil
 
+from tests.reading import fsck, trail
 from tolsey.store.keyring import Keyring
-from tolsey.store.reports import Checked, TrailRow, fsck, trail
+from tolsey.store.reports import Checked, TrailRow
 from tolsey.store.sqlite_file import connect_read_only
 from tolsey.token.chain import CAPABILITY, write_identifier
 from tolsey.token.macaroon import Macaroon

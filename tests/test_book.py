@@ -9,11 +9,12 @@ import pytest
 
 from tests.books import ROOT, TEAM, Ticks, book_on, granted, later, texts, unavailable, until, waiting_commit, where
 from tests.ledgers import Child, Ledgers, journal, open_holds, purse, say, stands
+from tests.reading import fsck
 from tolsey.ledger.events import Granted, Reserve, Settle, Void
 from tolsey.ledger.rules import Balance
 from tolsey.store.book import Book
 from tolsey.store.owners import Turn
-from tolsey.store.reports import Checked, fsck
+from tolsey.store.reports import Checked
 from tolsey.store.sqlite_file import Durability
 from tolsey.testing import FaultyLedger
 from tolsey.token.chain import Account

@@ -105,6 +105,26 @@ async def test_a_late_settle_draws_a_new_owner(ledgers: Ledgers, ledger: FaultyL
     assert ledger.owner_id == "o2"
 
 
+async def test_a_hold_beyond_its_time_does_not_end_its_owner(
+    ledgers: Ledgers, ledger: FaultyLedger, book: Book
+) -> None:
+    """Its other calls go on under the same name, and are settled at what they cost."""
+    overdue = Reserve("overdue", ROOT, 10, until=ledgers.clock() + 1)
+    await granted(book, overdue)
+    await granted(book, Reserve("running", ROOT, 10))
+    ledgers.clock.advance(1)
+    watcher = ledgers.open("o9")
+    assert watcher.expire(ledgers.clock()) == 1
+    book.resolve(Settle("overdue", 1))
+    await book.balances(ROOT)
+    await granted(book, Reserve("next", ROOT, 10))
+    assert ledger.owner_id == "o1"
+    book.resolve(Settle("running", 1))
+    book.resolve(Settle("next", 1))
+    (balance,) = await book.balances(ROOT)
+    assert (balance.spent, balance.held) == (12, 0)
+
+
 async def test_several_late_settles_draw_one_new_owner(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
     """Each that comes late belongs to the old name. The new one lives, and what it holds is not to be expired."""
     watcher = ledgers.open("watcher")
@@ -172,3 +192,13 @@ async def test_on_a_full_disk_grants_stop_settles_go_on_and_room_is_noticed(
     room = True
     await until(lambda: book.problem is None)
     await granted(book, Reserve("h4", ROOT, 10))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_book_whose_ledger_failed_asks_again_by_itself(ledger: FaultyLedger, book: Book) -> None:
+    """Nobody calls a gateway that is not ready, so it must find out alone that it is again."""
+    ledger.fail("stage", times=4)
+    await unavailable(later(Reserve("h1", ROOT, 10), book=book))
+    assert book.problem is not None
+    await until(lambda: book.problem is None)
+    assert len(ledger.staged) == 1

@@ -374,4 +374,5 @@ def test_a_reader_that_goes_away_is_no_error(config: Path) -> None:
 def test_closed_streams_do_not_fall_to_the_ledger(config: Path) -> None:
     command = f"exec {SCRIPT} mint --label a --budget '1 USD' -c {config} <&- >&- 2>&-"
     subprocess.run(["sh", "-c", command], env=environment(), timeout=20, check=True)
-    assert answer("fsck", "-c", str(config)) == {"accounts": 1, "entries": 1, "open_holds": 0, "difference": None}
+    found = answer("fsck", "-c", str(config))
+    assert (found["accounts"], found["entries"], found["difference"]) == (1, 1, None)

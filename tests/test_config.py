@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tolsey.call import METHODS, parse_pattern
 from tolsey.cli.template import TEMPLATE
-from tolsey.config import MAX_FILE, MAX_ROUTES, Config, Secret, load, problems, same_listener
+from tolsey.config import MAX_FILE, MAX_ROUTES, Config, load, problems, same_listener
 from tolsey.config_lines import Key, dotted, locate, meets
+from tolsey.config_secrets import Secret
 from tolsey.errors import ConfigError
 from tolsey.pricing.tariff import Price
 from tolsey.token.wire import Limits
@@ -203,7 +204,7 @@ BAD: list[tuple[str, int | None, str | None, str]] = [
     ('[keys]\npath = "a\\u0000b"', 2, "keys.path", '"a\\u0000b" is not'),
     ("[keys]\npath = 'data/'", 2, "keys.path", "not the path of a file"),
     ("[keys]\npath = 1979-05-27 07:32:00", 2, "keys.path", "not a date"),
-    ("[ledger]\nurl = 'postgresql://u:sesame@h/d'", 2, "ledger.url", "PostgreSQL is not supported yet"),
+    ("[ledger]\nurl = 'mysql://u:sesame@h/d'", 2, "ledger.url", 'or with "postgresql://"'),
     ("[ledger]\nurl = 'sqlite://sesame'", 2, "ledger.url", 'must begin with "sqlite:///"'),
     ("[ledger]\nurl = 'sqlite:///:memory:'", 2, "ledger.url", "must name a file"),
     ("[ledger]\nurl = 'sqlite:///x?mode=ro'", 2, "ledger.url", "without options"),

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.ledgers import Child, Ledgers, journal, open_holds, replay
+from tests.reading import fsck
 from tests.worker import PURSES
-from tolsey.store.reports import fsck
 
 SEED = int(os.environ.get("TOLSEY_SEED", "8402"))
 ROUNDS = 20

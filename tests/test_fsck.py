@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.ledgers import Ledgers, database, purse, replay, stands
+from tests.reading import fsck, trail
 from tolsey.errors import LedgerRefused
 from tolsey.ledger.events import Event, Expire, Granted, Open, Reserve, Settle, Void
 from tolsey.store.keyring import Keyring, check_ledger
-from tolsey.store.reports import Checked, fsck, trail
+from tolsey.store.reports import Checked
 from tolsey.testing import NOON, FaultyLedger
 
 A = purse("root 100 / team 50 / a 30")
@@ -68,7 +69,8 @@ def test_an_empty_ledger_is_sound(ledgers: Ledgers) -> None:
     assert trail(ledgers.path) == []
 
 
-DROP = "DROP INDEX entry_resolution; DROP INDEX entry_reserve; DROP TRIGGER hold_opens; DROP TRIGGER hold_closes;"
+DROP = "DROP INDEX entry_resolution; DROP INDEX entry_reserve;"
+AGAIN = "INSERT INTO entry (n, at, kind, hold, leaf, amount, owner, note)"
 TAMPERED = [
     ("less spent", "UPDATE account SET spent = spent - 1 WHERE id = 'team'", "account team stands at"),
     ("less held", "UPDATE account SET held = 0 WHERE id = 'root'", "account root stands at"),
@@ -100,19 +102,19 @@ TAMPERED = [
     ("an earlier time", "UPDATE entry SET at = 1 WHERE n = 6", "entry 6 does not follow entry 5"),
     (
         "a second resolution",
-        f"{DROP} INSERT INTO entry SELECT 13, at, 'void', 'h1', leaf, 0, owner, config, note FROM entry WHERE n = 3",
+        f"{DROP} {AGAIN} SELECT 13, at, 'void', 'h1', leaf, 0, owner, note FROM entry WHERE n = 3",
         "entry 13 resolves hold h1, which is not open",
     ),
     (
         "a second reserve",
-        f"{DROP} INSERT INTO entry SELECT 13, at, kind, hold, leaf, amount, owner, config, note FROM entry WHERE n = 8",
+        f"{DROP} {AGAIN} SELECT 13, at, kind, hold, leaf, amount, owner, note FROM entry WHERE n = 8",
         "entry 13 reserves hold h4 again",
     ),
     ("no open hold", "DELETE FROM hold WHERE id = 'h4'", "hold h4 is open in the journal or"),
     ("a smaller open hold", "UPDATE hold SET amount = 1 WHERE id = 'h4'", "hold h4 is open in the journal or"),
     (
         "a hold too many",
-        "INSERT INTO hold SELECT 'h7', leaf, amount, owner, at FROM hold WHERE id = 'h4'",
+        "INSERT INTO hold SELECT 'h7', leaf, counter, amount, owner, at, until FROM hold WHERE id = 'h4'",
         "hold h7 is",
     ),
     (
@@ -126,10 +128,22 @@ TAMPERED = [
         "UPDATE account SET parent = 'nobody' WHERE id = 'team'",
         "account team has a parent that is not",
     ),
-    ("a circle", "UPDATE account SET parent = 'a' WHERE id = 'root'", "after entry 8 account a has spent 22"),
+    ("a circle", "UPDATE account SET parent = 'a' WHERE id = 'root'", "account root is its own ancestor"),
     ("no account", "DELETE FROM account WHERE id = 'other'", "entry 9 names an account that is not in the ledger"),
     ("a lower limit", "UPDATE account SET \"limit\" = 27 WHERE id = 'a'", ""),
     ("a limit below what was spent", "UPDATE account SET \"limit\" = 13 WHERE id = 'team'", ""),
+    (
+        "a kind of its own",
+        "UPDATE entry SET kind = 'gift' WHERE n = 11",
+        "entry 11 is of a kind that is not",
+    ),
+    ("granted and not written down", "UPDATE account SET granted = 5 WHERE id = 'a'", "account a stands at"),
+    ("no index", "DROP INDEX entry_resolution", "the schema was changed: index entry_resolution is missing"),
+    (
+        "a lenient index",
+        "DROP INDEX entry_reserve; CREATE INDEX entry_reserve ON entry (hold)",
+        "the schema was changed: index entry_reserve is not as it was made",
+    ),
 ]
 
 
@@ -198,9 +212,12 @@ def test_the_trail_is_the_tree_depth_first(ledger: FaultyLedger) -> None:
         "label": "b",
         "unit": "USD",
         "limit": None,
+        "period": None,
+        "granted": "0",
         "spent": "0.000000006",
         "held": "0.000000001",
         "calls": 1,
+        "window": None,
     }
 
 

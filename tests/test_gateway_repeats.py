@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.ends import Message
 from tests.gateways import Gateway, child_of, problem
 from tests.upstreams import OK, Upstream
 
@@ -50,15 +51,22 @@ def token(gateway: Gateway) -> str:
     return gateway.token()
 
 
+def ask(gateway: Gateway, method: str, target: str, token: str, body: bytes = b"") -> Message:
+    """A call under `KEY` whose hold is settled, so that the other worker knows what came of it."""
+    answer = gateway.ask(method, target, KEY, token=token, body=body)
+    assert all(account["held"] == "0" for account in gateway.accounts(token))
+    return answer
+
+
 def test_a_repeat_gets_what_the_first_got_and_is_not_charged_again(
     gateway: Gateway, upstream: Upstream, token: str
 ) -> None:
     upstream.answers["/orders?a=1"] = CREATED
-    first = gateway.ask("POST", "/orders?a=1", KEY, token=token, body=b"book")
+    first = ask(gateway, "POST", "/orders?a=1", token, b"book")
     assert (first.status, first.body, "tolsey-replayed" in first) == (201, b"order", False)
 
     with upstream.hears_nothing():
-        again = gateway.ask("POST", "/orders?a=1", KEY, token=token, body=b"book")
+        again = ask(gateway, "POST", "/orders?a=1", token, b"book")
 
     assert (again.status, again.body, again["x-order"], again["tolsey-replayed"]) == (201, b"order", "7", "true")
     assert (again["tolsey-hold"], again["tolsey-cost"]) == (first["tolsey-hold"], "0.01 USD")
@@ -78,8 +86,10 @@ def test_a_repeat_while_the_first_is_running_is_busy(gateway: Gateway, upstream:
         answer = gateway.ask("POST", "/talk", KEY, token=token, body=b"book")
         assert (answer.status, problem(answer)["code"]) == (409, "idempotency_busy")
         assert "still running" in problem(answer)["detail"]
+        assert answer["retry-after"] == "1"
         talk.answers(CREATED)
         first = client.answer()
+    gateway.stands(token, spent="0.01", calls=1)
     assert gateway.ask("POST", "/talk", KEY, token=token, body=b"book").body == first.body
     gateway.stands(token, spent="0.01", calls=1)
 
@@ -100,7 +110,7 @@ def test_a_repeat_while_the_first_is_running_is_busy(gateway: Gateway, upstream:
 def test_the_same_key_with_another_request(
     gateway: Gateway, upstream: Upstream, token: str, method: str, target: str, headers: tuple[str, ...], body: bytes
 ) -> None:
-    assert gateway.ask("POST", "/orders", KEY, token=token, body=b"book").status == 200
+    assert ask(gateway, "POST", "/orders", token, b"book").status == 200
     with upstream.hears_nothing():
         answer = gateway.ask(method, target, KEY, *headers, token=token, body=body)
     if len(body) > 100_000:
@@ -129,7 +139,7 @@ def test_a_key_belongs_to_the_link_that_sent_it(gateway: Gateway, upstream: Upst
     one, two = (child_of(token, f"label = {name} n", "budget = 1 USD") for name in ("one", "two"))
     before = len(upstream.heard)
     for sender in (one, two, one, child_of(one, "method = POST")):
-        assert gateway.ask("POST", "/mine", KEY, token=sender, body=b"a").status == 200
+        assert ask(gateway, "POST", "/mine", sender, b"a").status == 200
     assert len(upstream.heard) == before + 2
 
 
@@ -147,6 +157,7 @@ def test_a_call_whose_outcome_is_not_known_is_not_made_again(gateway: Gateway, u
         talk.body()
         talk.close()
         assert client.answer().status == 502
+    gateway.stands(token, spent="0.01", calls=1)
     with upstream.hears_nothing():
         answer = gateway.ask("POST", "/talk/lost", KEY, token=token, body=b"a")
     document = problem(answer)
@@ -163,7 +174,7 @@ def test_an_answer_is_kept_up_to_64_kib(
 ) -> None:
     body = b"x" * size
     upstream.answers[f"/large/{size}"] = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
-    assert gateway.ask("POST", f"/large/{size}", KEY, token=token).body == body
+    assert ask(gateway, "POST", f"/large/{size}", token).body == body
     again = gateway.ask("POST", f"/large/{size}", KEY, token=token)
     assert again.status == status
     if status == 200:
@@ -176,14 +187,14 @@ def test_a_streamed_answer_is_kept_too(gateway: Gateway, upstream: Upstream, tok
         b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     )
     for replayed in (False, True):
-        answer = gateway.ask("POST", "/chunks", KEY, token=token)
+        answer = ask(gateway, "POST", "/chunks", token)
         assert (answer.status, answer.body, "tolsey-replayed" in answer) == (200, b"abcde", replayed)
 
 
 def test_a_failure_is_an_outcome_too(gateway: Gateway, upstream: Upstream, token: str) -> None:
     upstream.answers["/failing/x"] = OK.replace(b"200 OK", b"503 Busy")
     for replayed in (False, True):
-        answer = gateway.ask("POST", "/failing/x", KEY, token=token)
+        answer = ask(gateway, "POST", "/failing/x", token)
         assert (answer.status, answer["tolsey-cost"], "tolsey-replayed" in answer) == (503, "0 USD", replayed)
     gateway.stands(token, spent="0", calls=1)
 
@@ -220,7 +231,7 @@ def test_a_free_call_holds_nothing_so_its_key_only_goes_on(gateway: Gateway, ups
 def test_a_head_of_a_kept_get(gateway: Gateway, upstream: Upstream, token: str) -> None:
     upstream.answers["/got"] = OK
     for _ in range(2):
-        assert gateway.ask("HEAD", "/got", KEY, token=token).body == b""
+        assert ask(gateway, "HEAD", "/got", token).body == b""
 
 
 def test_a_hold_is_shown_to_those_it_was_charged_to(gateway: Gateway, token: str) -> None:

@@ -1,12 +1,12 @@
-"""The ledger against a plain model: several workers on one file that spend, fail, die, are taken for dead and recover.
+"""The ledger against a plain model: several workers on one store that spend, fail, die, are taken for dead and recover.
 
-The model keeps a list of holds and adds them up; it shares no code with the rules. After every step each balance is
-what the model says, `fsck` finds no difference, and no account has passed its limit.
+After every step each balance is what the model says, `fsck` finds no difference, and no account has passed its limit.
+The model and what it asks of a store are in `model.py`; another store is put in its place by `engine`.
 """
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,199 +22,198 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.ledgers import Ledgers, open_holds, owner_file, replay, say
+from tests.ledgers import Ledgers, open_holds, owner_file, say
+from tests.model import Engine, Fate, Held, Model, Purse, Seat
+from tests.reading import fsck
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.events import Event, Expire, Open, Reserve, Settle, Void
-from tolsey.store.reports import fsck
-from tolsey.testing import NOON, FaultyLedger
-from tolsey.token.chain import Account
+from tolsey.ledger.events import (
+    Annul,
+    Claim,
+    Event,
+    Expire,
+    Extend,
+    Grant,
+    Open,
+    Outcome,
+    Refund,
+    Reserve,
+    Settle,
+    Void,
+)
+from tolsey.ledger.rules import Balance
+from tolsey.store.reports import Checked
+from tolsey.testing import SECOND, FaultyLedger
+from tolsey.token.chain import Account, Rate
+from tolsey.units import NANO
 
-Purse = tuple[Account, ...]
+
+class SqliteSeat:
+    """A worker on the file."""
+
+    fenced = False
+
+    def __init__(self, engine: "OnSqlite", ledger: FaultyLedger, owner: str) -> None:
+        self.owner = owner
+        self._engine, self._ledger = engine, ledger
+
+    def time(self) -> int:
+        return self._ledger.time(self._engine.clock())
+
+    def run(self, events: Sequence[Event], fate: Fate) -> list[Outcome] | None:
+        now = self._engine.clock()
+        if fate == "done":
+            return self._ledger.run(events, now)
+        if fate == "rolled back":
+            self._ledger.turn.take()
+            self._ledger.stage(events, now)
+            self._ledger.roll_back()
+            self._ledger.turn.give()
+            return None
+        self._ledger.fail("commit", lost=fate == "answer lost")
+        with pytest.raises(LedgerUnavailable):
+            self._ledger.run(events, now)
+        return None
+
+    def balances(self, accounts: Sequence[Account]) -> list[Balance]:
+        return self._ledger.balances(accounts, self._engine.clock())
+
+    def register(self, owner: str) -> None:
+        self.owner = owner
+        self._ledger.register(owner, self._engine.clock())
+
+    def expire(self) -> int:
+        return self._ledger.expire(self._engine.clock())
+
+    def lose_life(self) -> None:
+        owner_file(self._engine.path, self.owner).unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        self._ledger.checkpoint()
+
+    def end(self) -> None:
+        self._ledger.close()
 
 
-@dataclass
-class Held:
-    purse: Purse
-    amount: int
-    owner: str
-    end: str = ""
-    cost: int = 0
+class OnSqlite:
+    """Ledgers on one file."""
 
+    goes_back = True
+    fates: tuple[Fate, ...] = ("done", "rolled back", "commit fails", "answer lost")
 
-@dataclass
-class Model:
-    """What the ledger should be, the slow way: every figure is a sum over all holds there ever were."""
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="tolsey-model-"))
+        self.path = self._folder / "ledger.db"
+        self._ledgers = Ledgers(self.path)
+        self.clock = self._ledgers.clock
 
-    holds: dict[str, Held] = field(default_factory=dict)
+    def open(self, owner: str) -> Seat:
+        return SqliteSeat(self, self._ledgers.open(owner), owner)
 
-    def of(self, account: Account) -> list[Held]:
-        return [held for held in self.holds.values() if account in held.purse]
+    def checked(self) -> Checked:
+        return fsck(self.path)
 
-    def spent(self, account: Account) -> int:
-        return sum(held.cost for held in self.of(account))
+    def open_holds(self) -> set[str]:
+        return open_holds(self.path)
 
-    def held(self, account: Account) -> int:
-        return sum(held.amount for held in self.of(account) if not held.end)
-
-    def calls(self, account: Account) -> int:
-        return sum(held.end in ("settle", "expire") for held in self.of(account))
-
-    def left(self, account: Account) -> int | None:
-        return None if account.limit is None else account.limit - self.spent(account) - self.held(account)
-
-    def open_of(self, owner: str) -> list[str]:
-        return [name for name, held in self.holds.items() if held.owner == owner and not held.end]
-
-    def expect(self, event: Event, owner: str) -> str:
-        """What the event should come to. Changes the model accordingly."""
-        match event:
-            case Reserve(name, purse, amount):
-                return self._reserve(name, purse, amount, owner)
-            case Open(account):
-                return self._granted((account,))
-            case Settle(name, amount):
-                return self._end(name, "settle", amount)
-            case Void(name):
-                return self._end(name, "void", 0)
-            case Expire(name):
-                return self._end(name, "expire", None)
-            case _:
-                raise AssertionError(event)
-
-    def _granted(self, purse: Purse) -> str:
-        lefts = [left for account in purse if (left := self.left(account)) is not None]
-        return f"granted, {min(lefts)} left" if lefts else "granted"
-
-    def _reserve(self, name: str, purse: Purse, amount: int, owner: str) -> str:
-        before = self.holds.get(name)
-        if before is not None:
-            return self._granted(purse) if (before.purse, before.amount) == (purse, amount) else "conflict"
-        if amount < 1:
-            return "conflict"
-        for account in purse:
-            left = self.left(account)
-            if left is not None and left < amount:
-                spent, held = self.spent(account), self.held(account)
-                return f"{account.id} is short: {spent} spent, {held} held of {account.limit}"
-        self.holds[name] = Held(purse, amount, owner)
-        return self._granted(purse)
-
-    def _end(self, name: str, how: str, cost: int | None) -> str:
-        held = self.holds.get(name)
-        if held is None:
-            return "unknown"
-        cost = held.amount if cost is None else cost
-        if cost > held.amount:
-            return "conflict"
-        if held.end and (held.end, held.cost) != (how, cost):
-            return f"late, after {held.end}"
-        held.end, held.cost = how, cost
-        return f"{how} {cost}"
+    def close(self) -> None:
+        self._ledgers.__exit__(None, None, None)
+        shutil.rmtree(self._folder)
 
 
 class Plan(NamedTuple):
     """One event in the making: `which` and `amount` are taken modulo what there is."""
 
-    what: Literal["reserve", "again", "settle", "void", "expire", "open", "ghost"]
+    what: Literal["reserve", "again", "extend", "settle", "void", "expire", "open", "ghost", "grant", "refund", "annul"]
     which: int
     amount: int
 
 
-Fate = Literal["done", "rolled back", "commit fails", "answer lost"]
-
 PLANS = st.builds(
     Plan,
-    st.sampled_from(["reserve"] * 6 + ["settle"] * 4 + ["void"] * 2 + ["expire", "again", "open", "ghost"]),
+    st.sampled_from(
+        ["reserve"] * 8
+        + ["settle"] * 4
+        + ["void"] * 2
+        + ["extend"] * 2
+        + ["expire", "again", "open", "ghost", "grant", "refund", "annul"]
+    ),
     st.integers(0, 1000),
     st.integers(0, 12),
 )
-FATES = st.sampled_from(["done"] * 6 + ["rolled back", "commit fails", "answer lost"])
 LIMITS = st.lists(st.none() | st.integers(0, 40), min_size=7, max_size=7)
+PERIODS = st.lists(st.sampled_from([None, "hour", "day"]), min_size=10, max_size=10)
 WHICH = st.integers(0, 1000)
 MOST_WORKERS = 4
-
-
-@dataclass
-class Worker:
-    ledger: FaultyLedger
-    owner: str
+RATES = (Rate("fast", None, 3, "second"), Rate("slow", None, 5, "hour"))
 
 
 class LedgerMachine(RuleBasedStateMachine):
+    """Ledgers of one kind of store against the model."""
+
+    engine: Callable[[], Engine] = OnSqlite
+
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="tolsey-model-"))
-        self.path = self.folder / "ledger.db"
-        self.ledgers = Ledgers(self.path)
+        self.store = type(self).engine()
         self.model = Model()
         self.purses: list[Purse] = []
-        self.workers: list[Worker] = []
+        self.counters: list[Purse] = [()]
+        self.workers: list[Seat] = []
         self.dead: set[str] = set()
         self.names = 0
         self.steps = 0
 
-    @initialize(limits=LIMITS, parents=st.lists(st.integers(0, 5), min_size=7, max_size=7))
-    def begin(self, limits: list[int | None], parents: list[int]) -> None:
-        """Two forests, in two units and with the same ids."""
+    @initialize(limits=LIMITS, parents=st.lists(st.integers(0, 5), min_size=7, max_size=7), periods=PERIODS)
+    def begin(self, limits: list[int | None], parents: list[int], periods: list[str | None]) -> None:
+        """Two forests, in two units and with the same ids, and a chain of counters."""
         for n, (limit, parent) in enumerate(zip(limits, parents, strict=True)):
             unit, first = ("USD", 0) if n < 4 else ("sat", 4)
             above = self.purses[first + parent % (n - first)] if n > first and parent else ()
-            account = Account(f"a{n - first}", unit, above[-1].id if above else None, None, limit)
+            period = None if limit is None else periods[n]
+            account = Account(f"a{n - first}", unit, above[-1].id if above else None, None, limit, period)
             self.purses.append((*above, account))
+        for n, most in enumerate((9, 6, 3)):
+            above = self.counters[-1]
+            counter = Account(f"c{n}", "call", above[-1].id if above else None, None, most * NANO, periods[7 + n])
+            self.counters.append((*above, counter))
         self.start()
         self.start()
 
     @precondition(lambda self: len(self.workers) < MOST_WORKERS)
     @rule()
     def start(self) -> None:
-        owner = self._name("owner")
-        self.workers.append(Worker(self.ledgers.open(owner), owner))
+        self.workers.append(self.store.open(self._name("owner")))
 
-    @rule(which=WHICH, plans=st.lists(PLANS, min_size=1, max_size=5), fate=FATES)
-    def group(self, which: int, plans: list[Plan], fate: Fate) -> None:
+    @rule(which=WHICH, plans=st.lists(PLANS, min_size=1, max_size=5), fate=st.integers(0, 8))
+    def group(self, which: int, plans: list[Plan], fate: int) -> None:
         worker = self._worker(which)
-        ledger = worker.ledger
-        events = self._events(plans)
-        if fate == "rolled back":
-            ledger.turn.take()
-            ledger.stage(events, self.ledgers.clock())
-            ledger.roll_back()
-            ledger.turn.give()
-        elif fate == "commit fails":
-            ledger.fail("commit")
-            with pytest.raises(LedgerUnavailable):
-                ledger.run(events, self.ledgers.clock())
-        else:
-            expected = [self.model.expect(event, worker.owner) for event in events]
-            if fate == "answer lost":
-                ledger.fail("commit", lost=True)
-                with pytest.raises(LedgerUnavailable):
-                    ledger.run(events, self.ledgers.clock())
-            else:
-                assert [say(outcome) for outcome in ledger.run(events, self.ledgers.clock())] == expected
+        events = self._events(worker, plans)
+        fates = self.store.fates
+        self._run(worker, events, fates[fate] if fate < len(fates) else "done")
+
+    def _run(self, worker: Seat, events: list[Event], fate: Fate) -> None:
+        at = max(worker.time(), self.model.last)
+        expected = None
+        if fate in ("done", "answer lost"):
+            expected = [self.model.expect(event, worker.owner, at, worker) for event in events]
+        outcomes = worker.run(events, fate)
+        if outcomes is not None:
+            assert [say(outcome) for outcome in outcomes] == expected
 
     @rule(which=WHICH)
     def stop(self, which: int) -> None:
         """A worker ends with its calls under way: what it holds is for others to find."""
         worker = self.workers.pop(which % len(self.workers))
-        worker.ledger.close()
+        worker.end()
         self.dead.add(worker.owner)
         if not self.workers:
             self.start()
-
-    @rule(which=WHICH)
-    def end_in_a_transaction(self, which: int) -> None:
-        """A worker ends between `stage` and `commit`: nothing of the group was."""
-        worker = self._worker(which)
-        worker.ledger.turn.take()
-        worker.ledger.stage(self._events([Plan("reserve", which, 1), Plan("settle", which, 0)]), self.ledgers.clock())
-        self.stop(which)
 
     @rule(which=WHICH, finder=st.none() | WHICH)
     def take_for_dead(self, which: int, finder: int | None) -> None:
         """A living worker loses its sign of life. It goes on, and may settle what others have expired by then."""
         worker = self._worker(which)
-        owner_file(self.path, worker.owner).unlink(missing_ok=True)
+        worker.lose_life()
         self.dead.add(worker.owner)
         if finder is not None:
             self.recover(finder)
@@ -222,97 +221,136 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def begin_anew(self, which: int) -> None:
         """A worker draws a new owner; what the old one holds is for others to find."""
-        worker = self._worker(which)
+        self._begin_anew(self.workers[which % len(self.workers)])
+
+    def _begin_anew(self, worker: Seat) -> None:
         self.dead.add(worker.owner)
-        worker.owner = self._name("owner")
-        worker.ledger.register(worker.owner, self.ledgers.clock())
+        worker.register(self._name("owner"))
 
     @rule(which=WHICH)
     def recover(self, which: int) -> None:
+        """What the dead hold is expired, and what is open beyond its time."""
         worker = self._worker(which)
-        found = [name for owner in self.dead - {worker.owner} for name in self.model.open_of(owner)]
+        at = max(worker.time(), self.model.last)
+        found = dict.fromkeys(self.model.overdue(worker.time()))
+        found.update((name, None) for owner in self.dead - {worker.owner} for name in self.model.open_of(owner))
         for name in found:
-            self.model.expect(Expire(name), worker.owner)
-        assert worker.ledger.expire(self.ledgers.clock()) == len(found)
+            self.model.expect(Expire(name), worker.owner, at)
+        assert worker.expire() == len(found)
 
     @rule(which=WHICH)
-    def checkpoint(self, which: int) -> None:
-        self._worker(which).ledger.checkpoint()
+    def tidy(self, which: int) -> None:
+        self._worker(which).tidy()
 
-    @rule(seconds=st.integers(-3600, 3600))
+    @rule(seconds=st.integers(-3600, 3600) | st.integers(0, 5) | st.just(86_400))
     def move_the_clock(self, seconds: int) -> None:
-        self.ledgers.clock.advance(seconds)
+        self.store.clock.advance(seconds if self.store.goes_back else abs(seconds))
 
     @invariant()
     def every_balance_is_as_the_model_says(self) -> None:
-        accounts = [purse[-1] for purse in self.purses]
-        if not accounts:
+        accounts = [purse[-1] for purse in (*self.purses, *self.counters) if purse]
+        if not self.workers:
             return
         self.steps += 1
-        found = self._worker(self.steps).ledger.balances(accounts, NOON)
-        for account, balance in zip(accounts, found, strict=True):
-            assert (balance.spent, balance.held, balance.calls) == (
-                self.model.spent(account),
-                self.model.held(account),
+        worker = self._worker(self.steps)
+        for account, balance in zip(accounts, worker.balances(accounts), strict=True):
+            at = None if account.period is None else worker.time()
+            granted = self.model.granted(account, worker.time())
+            assert (balance.spent, balance.held, balance.calls, balance.granted) == (
+                self.model.spent(account, at),
+                self.model.held(account, at),
                 self.model.calls(account),
+                granted,
             )
-            assert account.limit is None or balance.spent + balance.held <= account.limit
+            assert account.limit is None or balance.spent + balance.held <= account.limit + granted
 
     @invariant()
     def fsck_finds_no_difference(self) -> None:
-        if self.workers:
-            checked = fsck(self.path)
+        if self.workers and self.steps % 4 == 0:
+            checked = self.store.checked()
             assert checked.difference is None
             assert checked.open_holds == sum(not held.end for held in self.model.holds.values())
-            assert open_holds(self.path) == {name for name, held in self.model.holds.items() if not held.end}
+            assert self.store.open_holds() == {name for name, held in self.model.holds.items() if not held.end}
 
     def teardown(self) -> None:
-        try:
-            if self.workers:
-                replay(self.path)
-        finally:
-            self.ledgers.__exit__(None, None, None)
-            shutil.rmtree(self.folder)
+        self.store.close()
 
-    def _worker(self, which: int) -> Worker:
-        return self.workers[which % len(self.workers)]
+    def _worker(self, which: int) -> Seat:
+        """One that may write."""
+        worker = self.workers[which % len(self.workers)]
+        if worker.fenced:
+            self._begin_anew(worker)
+        return worker
 
     def _name(self, what: str) -> str:
         self.names += 1
         return f"{what}-{self.names}"
 
-    def _events(self, plans: list[Plan]) -> list[Event]:
-        known = {name: (held.purse, held.amount) for name, held in self.model.holds.items()}
+    def _events(self, worker: Seat, plans: list[Plan]) -> list[Event]:
         events: list[Event] = []
+        known = {name: Reserve(name, held.purse, held.amount, counters=held.counters) for name, held in self._recent()}
+        mine = {name for name, held in self._recent() if held.seat is worker}
         for what, which, amount in plans:
             purse = self.purses[which % len(self.purses)]
-            old = list(known)[-1 - which % min(len(known), 12)] if known else "nobody's"
+            old = list(known)[-1 - which % len(known)] if known else "nobody's"
             if what == "again" and known:
-                purse, held = known[old]
-                events.append(Reserve(old, purse, held if which % 3 else amount))
+                events.append(known[old] if which % 3 else known[old]._replace(amount=amount))
             elif what == "reserve":
-                name = self._name("hold")
-                known[name] = purse, amount
-                events.append(Reserve(name, purse, amount))
+                event = self._reserve(which, amount, purse)
+                known[event.hold] = event
+                mine.add(event.hold)
+                events.append(event)
             elif what == "open":
                 events += [Open(account) for account in purse]
-            elif what == "settle":
-                events.append(Settle(old, amount))
-            elif what == "void":
-                events.append(Void(old))
+            elif what == "extend" and (old in mine or old not in known):
+                events.append(Extend(old, amount))
+            elif what == "grant":
+                some = (purse + self.counters[which % 4])[-1]
+                events.append(Grant(some[:2], amount * (NANO if some.unit == "call" else 1), ""))
             else:
-                events.append(Expire("nobody's" if what == "ghost" else old))
+                events.append(_end(what, old, amount))
         return events
 
+    def _recent(self) -> list[tuple[str, Held]]:
+        return list(self.model.holds.items())[-12:]
 
-def test_the_ledger_is_as_the_model_says() -> None:
+    def _reserve(self, which: int, amount: int, purse: Purse) -> Reserve:
+        """A call: priced or free, on some counters and rates, with a key or without, now and then with little time."""
+        counters = self.counters[which // 7 % 4] if which % 2 else ()
+        rates = tuple(rate for n, rate in enumerate(RATES) if which // 5 % (3 + n) == 0)
+        claim = Claim("link", f"key {which % 5}", "request") if which % 3 == 0 else None
+        until = self.store.clock() + (which % 60) * SECOND if which % 4 == 0 else 0
+        if which % 11 == 0:
+            purse, amount = (), 0
+        return Reserve(self._name("hold"), purse, amount, "", counters, rates, claim, until)
+
+
+def _end(what: str, hold: str, amount: int) -> Event:
+    match what:
+        case "settle":
+            return Settle(hold, amount)
+        case "void":
+            return Void(hold)
+        case "refund":
+            return Refund(hold, None if amount % 2 else amount, "")
+        case "annul":
+            return Annul(hold, "")
+    return Expire("nobody's" if what == "ghost" else hold)
+
+
+def hold_against_the_model(machine: type[LedgerMachine], examples: int) -> None:
+    """Run a machine."""
     run_state_machine_as_test(
-        LedgerMachine,
+        machine,
         settings=settings(
-            max_examples=120,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             phases=set(Phase) - {Phase.explain},
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+
+
+def test_the_ledger_is_as_the_model_says() -> None:
+    hold_against_the_model(LedgerMachine, 80)

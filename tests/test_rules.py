@@ -1,41 +1,17 @@
 """The rules of the ledger as tables: one line an event, its outcome last. How to read one is written in `tables.py`.
 
 Each table runs three times: on the rules alone, on a ledger in a file, and on two ledgers on one file that take turns.
+What has to do with time is in `test_rules_in_time.py`, what comes after the resolution in `test_rules_after.py`.
 """
-
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.ledgers import Ledgers, purse
-from tests.tables import OnDisk, Player, RulesAlone, lines_of, play
+from tests.ledgers import purse
+from tests.tables import Check
 from tolsey.ledger.events import Conflict, Entry, Event, Expire, Granted, Kind, Open, Reserve, Settle, Void
 from tolsey.ledger.rules import MAX_OPEN_HOLDS, Balance, Books, apply
 from tolsey.testing import NOON
 from tolsey.units import MAX_NANO
-
-
-@pytest.fixture(params=["rules alone", "one ledger", "two ledgers"])
-def player(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Player]:
-    if request.param == "rules alone":
-        yield RulesAlone()
-        return
-    with Ledgers(tmp_path / "ledger.db") as ledgers:
-        yield OnDisk(ledgers, 1 if request.param == "one ledger" else 2)
-
-
-Check = Callable[[str], None]
-
-
-@pytest.fixture
-def check(player: Player) -> Check:
-    """Plays a table and compares it, line by line, with what came of it."""
-
-    def check(table: str) -> None:
-        assert list(play(player, lines_of(table))) == lines_of(table)
-
-    return check
 
 
 def test_a_call_is_held_and_settled_on_every_account_above_it(check: Check) -> None:

@@ -236,6 +236,16 @@ class Trouble:
             assert await self.get(text) == status, name
         assert await self.get(self.root, "/.tolsey/balance") == 200
 
+    async def limits(self) -> None:
+        """Counts, rates and idempotency keys."""
+        money = ("label = team n1", "budget = 1 USD")
+        assert await self.get(self.minted("counted", *money, "calls = 0")) == 402
+        paced = self.minted("paced", *money, "rate = 1/day")
+        assert [await self.get(paced), await self.get(paced)] == [200, 429]
+        for path, status in (("/api/v1/x?status=0", 502), ("/api/v1/x?status=0", 409), ("/api/v1/x", 422)):
+            lines = (f"Authorization: Bearer {self.root}", "Idempotency-Key: once")
+            assert (await self.raw(f"GET {path}", *lines)).status == status
+
     async def upstream_troubles(self) -> None:
         for path, status in (
             ("/dead/x", 502),
@@ -337,6 +347,7 @@ async def test_no_secret_is_in_anything_that_the_gateway_leaves(tmp_path: Path) 
             await trouble.every_place()
             await trouble.broken_tokens()
             await trouble.refused_tokens()
+            await trouble.limits()
             await trouble.upstream_troubles()
             await trouble.ledger_troubles()
             await trouble.killed_worker()

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.ledgers import Child, Ledgers, database, journal, open_holds, owner_file, purse, replay, say, stands
+from tests.reading import fsck
 from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.events import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
 from tolsey.store import sqlite
 from tolsey.store.owners import Turn, is_dead
-from tolsey.store.reports import fsck
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability, connect
 from tolsey.testing import NOON, SECOND, FaultyLedger

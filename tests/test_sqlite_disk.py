@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from tests.ledgers import DEADLINE_SECONDS, Ledgers, database, journal, purse, say, stands
+from tests.reading import fsck, trail
 from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
 from tolsey.ledger.events import Granted, Reserve, Settle, Void
 from tolsey.store import sqlite, sqlite_file
 from tolsey.store.book import Book
 from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
-from tolsey.store.reports import fsck, trail
 from tolsey.store.sqlite import BALLAST_BYTES, SqliteLedger
 from tolsey.store.sqlite_file import Durability, check_file_system, check_library
 from tolsey.testing import NOON

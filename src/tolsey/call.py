@@ -69,7 +69,7 @@ def path_fault(path: bytes) -> str | None:
 
 def query_fault(query: bytes) -> str | None:
     """Say why `query` (without the `?`) cannot be forwarded, or None when it can."""
-    if _VISIBLE.fullmatch(query) is None or b"#" in query:
+    if query and (_VISIBLE.fullmatch(query) is None or b"#" in query):
         return "the query holds '#' or a byte outside 0x21–0x7E"
     return None
 

@@ -17,7 +17,8 @@ from tolsey import config_lines as lines
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rates
-from tolsey.errors import ConfigError
+from tolsey.config_secrets import Secret, fill, ledger_in
+from tolsey.errors import ConfigError, LedgerRefused
 from tolsey.pricing.tariff import Price, Rule
 from tolsey.token.wire import LIMITS, Limits
 
@@ -37,34 +38,11 @@ _MAX_INT: Final = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
 _OWN_HEADERS: Final = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
     | {"transfer-encoding", "upgrade", "host", "content-length", "expect"}
 )
 _EVERY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound here
-
-
-class Secret:
-    """A text that must not be shown: `repr`, `str` and formatting give `***`. `reveal()` gives the text."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +70,23 @@ class Admin:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The SQLite file (absolute), `durability` "full" or "normal", and the seconds that a reserve waits at most."""
+    """Where the ledger is, `durability` "full" or "normal", and the seconds that a reserve waits at most."""
 
-    path: Path
+    where: Path | Secret
     durability: str
     timeout: float
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file (absolute). Raises `LedgerRefused` for a ledger on PostgreSQL."""
+        if isinstance(self.where, Secret):
+            raise LedgerRefused("this is for a ledger in a SQLite file; [ledger] url names a PostgreSQL database")
+        return self.where
+
+    @property
+    def postgresql(self) -> str | None:
+        """The URL of the database, to be shown to nobody; None for a SQLite file."""
+        return self.where.reveal() if isinstance(self.where, Secret) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +146,12 @@ class Config:
     warnings: tuple[str, ...]
 
 
-def load(path: Path, env: Mapping[str, str]) -> Config:
-    """Read a config; `env` is where `${VAR}` comes from. Raises the first `ConfigError` in file order."""
-    return _or_raise(_read(path, env))
+def load(path: Path, env: Mapping[str, str], *, sends: bool = True) -> Config:
+    """Read a config; `env` is where `${VAR}` comes from. Raises the first `ConfigError` in file order.
+
+    Without `sends` it is for a command that calls no upstream: what is sent to one is left out, set or not.
+    """
+    return _or_raise(_read(path, env, sends))
 
 
 def parse(data: bytes, path: Path, env: Mapping[str, str]) -> Config:
@@ -178,7 +171,7 @@ def problems(path: Path, env: Mapping[str, str]) -> list[ConfigError]:
     return [] if isinstance(found, Config) else found
 
 
-def _read(path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
+def _read(path: Path, env: Mapping[str, str], sends: bool = True) -> Config | list[ConfigError]:
     file = str(path)
     try:
         with open(path, "rb") as opened:
@@ -186,10 +179,10 @@ def _read(path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         return [ConfigError(f"cannot be read: {reason or 'bad file name'}", file=file)]
-    return _parse(data, path, env)
+    return _parse(data, path, env, sends)
 
 
-def _parse(data: bytes, path: Path, env: Mapping[str, str]) -> Config | list[ConfigError]:
+def _parse(data: bytes, path: Path, env: Mapping[str, str], sends: bool = True) -> Config | list[ConfigError]:
     file = str(path)
     if len(data) > MAX_FILE:
         return [ConfigError(f"is larger than {MAX_FILE} bytes", file=file)]
@@ -204,7 +197,7 @@ def _parse(data: bytes, path: Path, env: Mapping[str, str]) -> Config | list[Con
     except (ValueError, RecursionError):
         return [ConfigError("is not TOML: a number is too long, or arrays are nested too deep", file=file)]
     found = Problems(file, lines.locate(text))
-    reader = _Reader(found, Table(found, (), document), env)
+    reader = _Reader(found, Table(found, (), document), env, sends)
     config = reader.config(Path(os.path.abspath(path)), data)
     return found.in_order() or config
 
@@ -219,10 +212,11 @@ def _syntax_error(error: tomllib.TOMLDecodeError, text: str, file: str) -> Confi
 class _Reader:
     """Reads one document. What is wrong goes to `problems`; what comes back then has stand-ins and must not be used."""
 
-    def __init__(self, problems: Problems, document: Table, env: Mapping[str, str]) -> None:
+    def __init__(self, problems: Problems, document: Table, env: Mapping[str, str], sends: bool) -> None:
         self.problems = problems
         self.document = document
         self.env = env
+        self.sends = sends
 
     def config(self, file: Path, source: bytes) -> Config:
         document = self.document
@@ -267,8 +261,9 @@ class _Reader:
         return admin
 
     def ledger(self, table: Table, base: Path) -> Ledger:
+        default: Path | Secret = base / "data/ledger.db"
         ledger = Ledger(
-            path=table.read("url", lines.sqlite_in(base), base / "data/ledger.db"),
+            where=table.read("url", ledger_in(base, self.env), default),
             durability=table.read("durability", one_of("full", "normal"), "full"),
             timeout=table.read("timeout", seconds(MAX_SECONDS), 5.0),
         )
@@ -324,17 +319,7 @@ class _Reader:
 
     def _header_value(self, value: object) -> Secret:
         """With `${VAR}` filled in, once. No message here may quote the value."""
-
-        def fill(variable: re.Match[str]) -> str:
-            # Empty counts as missing: `Bearer ` with nothing behind it never is what was meant.
-            if not self.env.get(variable[1]):
-                raise ValueError(f"the environment variable {variable[1]} is not set")
-            return self.env[variable[1]]
-
-        raw = lines.text(value)
-        if "${" in _VARIABLE.sub(" ", raw):
-            raise ValueError("'${' begins a variable, which is written ${NAME}")
-        filled = _VARIABLE.sub(fill, raw)
+        filled = fill(lines.text(value), self.env) if self.sends else ""
         if _HEADER_VALUE.fullmatch(filled) is None:
             raise ValueError("the value holds a line break or another character that a header cannot carry")
         if len(filled) > MAX_HEADER:

@@ -398,10 +398,11 @@ def sqlite_in(base: Path) -> Callable[[object], Path]:
 
     def parse(value: object) -> Path:
         found = text(value)
-        if found.startswith(("postgresql", "postgres:")):
-            raise ValueError('PostgreSQL is not supported yet; write "sqlite:///data/ledger.db"')
         if not found.startswith(_SQLITE):
-            raise ValueError(f'must begin with "{_SQLITE}"; a path after it is relative to this file, "/x" is absolute')
+            raise ValueError(
+                f'must begin with "{_SQLITE}" (a path after it is relative to this file, "/x" is absolute), or with'
+                ' "postgresql://"'
+            )
         rest = found.removeprefix(_SQLITE)
         if "?" in rest or "#" in rest or rest == ":memory:":
             raise ValueError("must name a file, without options")

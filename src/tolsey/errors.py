@@ -23,6 +23,7 @@ Two shapes, by who has to act:
     │   └── CommitUnknown       the answer to a commit was lost      (ledger_unavailable)
     ├── LedgerConflict          the ledger says otherwise            (ledger_conflict)
     └── LedgerRefused           this ledger must not be used         (ledger_refused)
+        └── LedgerMissing       there is none                        (ledger_refused)
 
 `STATUSES` is the closed list of codes that a caller of the gateway can meet (RULES.md C).
 """
@@ -204,3 +205,7 @@ class LedgerRefused(TolseyError):
     """A ledger that is empty, other or older than the one its keys were used with (RULES.md L1)."""
 
     code = "ledger_refused"
+
+
+class LedgerMissing(LedgerRefused):
+    """There is no ledger where one was said to be."""

@@ -92,4 +92,5 @@ def format_nano(nano: int) -> str:
     """Write nano-units as a plain decimal: no exponent, no trailing zeros, no unit (`60000000` → `"0.06"`)."""
     sign, nano = ("-", -nano) if nano < 0 else ("", nano)
     whole, fraction = divmod(nano, NANO)
-    return f"{sign}{whole}.{fraction:09d}".rstrip("0") if fraction else f"{sign}{whole}"
+    # The digits of 10⁹ + n after the first are n's, filled up with zeros.
+    return f"{sign}{whole}.{str(NANO + fraction)[1:].rstrip('0')}" if fraction else f"{sign}{whole}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tolsey.config import Config
 from tolsey.config import Route as RouteConfig
-from tolsey.errors import LedgerRefused
+from tolsey.errors import LedgerMissing, LedgerRefused
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
 from tolsey.model_prices import KnownModels
@@ -57,15 +57,22 @@ def _tariff(route: RouteConfig, models: KnownModels) -> Tariff:
     return Tariff(route.price, route.rates, models, MAX_BODY if route.max_body is None else route.max_body)
 
 
-async def open_ledger(config: Config, keyring: Keyring, *, new_id: str, accept_lost_spend: str | None = None) -> Ledger:
-    """Open the config's ledger if its keys may be used with it, and have them remember it (RULES.md L1).
+async def open_ledger(
+    config: Config, keyring: Keyring, *, new_id: str, accept_lost_spend: str | None = None, create: bool = True
+) -> Ledger:
+    """Open the config's ledger if its keys may be used with it, and have them remember it (RULES.md L1). One that is
+    not there is made with the id `new_id`, if `create`.
 
     Raises `LedgerRefused` for a ledger that is empty, other or older than the one its keys were used with, unless
     `accept_lost_spend` says why it is accepted, which becomes an entry.
     """
-    if not config.ledger.path.exists() and accept_lost_spend is None:
+    # Keys that know of a ledger are not to find a fresh one made in its place.
+    create = create and (keyring.ledger is None or accept_lost_spend is not None)
+    try:
+        ledger = await _open(config, new_id, create=create)
+    except LedgerMissing:
         _refuse(check_ledger(keyring, ledger_id=None, entries=0))
-    ledger = _embedded(config, new_id, create=True)
+        raise
     entries = await ledger.entry_count()
     refused = await _fault(keyring, ledger)
     if refused is not None and not (keyring.ledger is None and entries == 0):
@@ -82,7 +89,7 @@ async def reopen_ledger(config: Config, keyring: Keyring) -> Ledger:
     """A worker's own connection to the ledger that its supervisor opened. Raises `LedgerRefused` if it is that no more:
     a worker that starts late may find another file, or another path in the config.
     """
-    ledger = _embedded(config, "", create=False)
+    ledger = await _open(config, "", create=False)
     refused = await _fault(keyring, ledger)
     if refused is not None:
         await ledger.close()
@@ -90,10 +97,19 @@ async def reopen_ledger(config: Config, keyring: Keyring) -> Ledger:
     return ledger
 
 
-def _embedded(config: Config, new_id: str, *, create: bool) -> EmbeddedLedger:
+async def _open(config: Config, new_id: str, *, create: bool) -> Ledger:
     durability: Durability = "normal" if config.ledger.durability == "normal" else "full"
+    timeout = config.ledger.timeout
+    url = config.ledger.postgresql
+    if url is not None:
+        # Not at the start: asyncpg alone is a sixth of what a process imports.
+        from tolsey.store.postgres import open_postgres
+
+        return await open_postgres(
+            url, durability=durability, seconds=timeout, now=time.time_ns, new_id=new_id, create=create
+        )
     file = SqliteLedger(config.ledger.path, durability=durability, now=time.time_ns(), new_id=new_id, create=create)
-    return EmbeddedLedger(file, timeout=config.ledger.timeout, now=time.time_ns)
+    return EmbeddedLedger(file, timeout=timeout, now=time.time_ns)
 
 
 async def _fault(keyring: Keyring, ledger: Ledger) -> str | None:

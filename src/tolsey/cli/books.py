@@ -1,16 +1,16 @@
 """`tolsey trail` and `tolsey fsck`: what the ledger says, and whether it adds up. A gateway may run meanwhile."""
 
-import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
-from tolsey.cli.output import emit, on_terminal, say, table
+from tolsey.cli.output import emit, on_terminal, print_list, say, table
 from tolsey.cli.program import command, new_app
 from tolsey.errors import TolseyError
+from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
 if TYPE_CHECKING:
@@ -45,37 +45,60 @@ def trail(
 ) -> None:
     """Show the delegation tree, and what each level spent.
 
-    For every account: the limit, what was spent, what is held, what is left, how many calls. An account appears when
+    For every account: the limit and what was granted on top, what was spent, what is held, what is left, how many
+    calls. Where the limit is for a period, spent, held and left are those of the running one. An account appears when
     its token is minted, or with the first call that is charged to it.
     """
-    from tolsey.cli.place import read_config, reading
+    from tolsey.cli.ledgers import snapshot_of
+    from tolsey.cli.place import read_config
     from tolsey.store.reports import trail as read_trail
 
-    path = read_config(file).ledger.path
-    with reading(path):
-        rows = read_trail(path, None if prefix_id is None else prefix_id.lower())
-    if prefix_id is not None and not rows:
+    rows = read_trail(snapshot_of(read_config(file)), None if prefix_id is None else prefix_id.lower())
+    first = next(rows, None)
+    if prefix_id is not None and first is None:
         raise AccountUnknown(
             f"no account has the prefix id {prefix_id}. An account is there once a call was charged to it; that of a"
             " Link without a budget stands under the prefix id of its label, which `tolsey verify` shows"
         )
-    emit(json, {"accounts": [row.to_json() for row in rows]}, lambda: _show(rows))
+    found = rows if first is None else chain([first], rows)
+    if json:
+        print_list("accounts", (row.to_json() for row in found))
+    else:
+        _show(list(found))
 
 
 def _show(rows: "Sequence[TrailRow]") -> None:
     if not rows:
         say("there is no account yet: mint a token first")
         return
+    windows = any(row.window for row in rows)
     cells = []
     for guide, row in zip(_guides([row.depth for row in rows]), rows, strict=True):
-        left = "-" if row.limit is None else format_nano(row.limit - row.spent - row.held)
-        limit = "-" if row.limit is None else format_nano(row.limit)
-        name = guide + (row.label or "(no label)")
+        purse = row.window or row
         cells.append(
-            (name, limit, format_nano(row.spent), format_nano(row.held), left, row.unit, str(row.calls), row.id)
+            (
+                guide + (row.label or "(no label)"),
+                _limit(row, purse.granted),
+                format_nano(purse.spent),
+                format_nano(purse.held),
+                "-" if row.left is None else format_nano(row.left),
+                row.unit,
+                *([format_nano(row.spent)] if windows else []),
+                str(row.calls),
+                row.id,
+            )
         )
-    heads = ("account", "limit", "spent", "held", "left", "unit", "calls", "prefix id")
-    table(heads, cells, right=("limit", "spent", "held", "left", "calls"))
+    in_all = ("spent in all",) if windows else ()
+    heads = ("account", "limit", "spent", "held", "left", "unit", *in_all, "calls", "prefix id")
+    table(heads, cells, right=("limit", "spent", "held", "left", *in_all, "calls"))
+
+
+def _limit(row: "TrailRow", granted: int) -> str:
+    """`100`, `20/day`, `100 +50` where 50 were granted."""
+    if row.limit is None:
+        return "-"
+    period = "" if row.period is None else f"/{row.period}"
+    return format_nano(row.limit) + period + (f" +{format_nano(granted)}" if granted else "")
 
 
 def _guides(depths: Sequence[int]) -> list[str]:
@@ -98,30 +121,30 @@ def fsck(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
 
     Exit status 1 and the first difference if there is one.
     """
-    from tolsey.cli.place import read_config, reading
+    from tolsey.cli.ledgers import snapshot_of
+    from tolsey.cli.place import read_config
+    from tolsey.cli.progress import progress
     from tolsey.store.reports import fsck as check
 
-    path = read_config(file).ledger.path
-    with reading(path), _progress(f"adding up {path}"):
-        found = check(path)
+    with progress("adding up") as tell:
+        found = check(snapshot_of(read_config(file)), tell)
+    until = None if found.rolled_until is None else format_time(found.rolled_until)
     data = {
         "accounts": found.accounts,
         "entries": found.entries,
         "open_holds": found.open_holds,
+        "rolled_up": found.rolled_up,
+        "rolled_up_until": until,
         "difference": found.difference,
     }
-    sizes = f"accounts: {found.accounts}, entries: {found.entries}, open holds: {found.open_holds}"
-    verdict = "everything adds up" if found.difference is None else "they do not add up"
-    emit(json, data, lambda: print(f"{sizes}; {verdict}"))
+
+    def human() -> None:
+        if until is not None:
+            say(f"{found.rolled_up} entries from before {until} were rolled up: they count by their totals")
+        sizes = f"accounts: {found.accounts}, entries: {found.entries}, open holds: {found.open_holds}"
+        verdict = "everything adds up" if found.difference is None else "they do not add up"
+        print(f"{sizes}; {verdict}")
+
+    emit(json, data, human)
     if found.difference is not None:
         raise LedgerDiffers(found.difference)
-
-
-def _progress(text: str) -> AbstractContextManager[object]:
-    """A sign of life on a terminal, on standard error."""
-    if not on_terminal(sys.stderr):
-        return nullcontext()
-    from rich.console import Console
-    from rich.text import Text
-
-    return Console(stderr=True).status(Text(text))

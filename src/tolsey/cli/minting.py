@@ -1,9 +1,6 @@
 """`tolsey mint`: a new token, and the root's accounts in the ledger."""
 
-import asyncio
-import os
 import secrets
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +23,7 @@ from tolsey.token.caveats import BudgetCaveat, parse_caveat
 
 if TYPE_CHECKING:
     from tolsey.config import Config
+    from tolsey.store.contract import Ledger
     from tolsey.store.keyring import Keyring
     from tolsey.token.chain import Account
 
@@ -79,9 +77,7 @@ def mint(
     macaroon = Macaroon.mint(root_key=secret, identifier=identifier, location=LOCATION).attenuate(*texts)
     verifier = Verifier(CAPABILITY, partial(keyring.derived, CAPABILITY), config.limits)
     chain = verifier.verify(macaroon.to_text())
-    units = dict.fromkeys(each.unit for each in chain.budgets)
-    accounts = [account for unit in units for account in chain.purse(unit)]
-    _open_accounts(config, keyring, accounts)
+    _open_accounts(config, keyring, list(chain.accounts()))
     show_token("minted", macaroon, label, json)
 
 
@@ -98,31 +94,13 @@ def _check_budget(texts: list[str], free_calls_only: bool) -> None:
 
 def _open_accounts(config: "Config", keyring: "Keyring", accounts: "list[Account]") -> None:
     """Write the root's accounts into the ledger, which the keyring then remembers (RULES.md L1)."""
-    from tolsey.cli.assemble import open_ledger
+    from tolsey.cli.ledgers import user, writing
     from tolsey.ledger.events import Conflict, Open, Outcome
 
-    async def write() -> list[Outcome]:
-        ledger = await open_ledger(config, keyring, new_id=secrets.token_hex(16))
-        try:
-            ledger.config = await ledger.number_config(config.generation)
-            note = f"minted by {_user()}"
-            outcomes = await ledger.write([Open(account, note) for account in accounts]) if accounts else []
-            keyring.write_mark(ledger.id, await ledger.entry_count(), time.time_ns())
-        finally:
-            await ledger.close()
-        return outcomes
+    async def write(ledger: "Ledger") -> list[Outcome]:
+        note = f"minted by {user()}"
+        return await ledger.write([Open(account, note) for account in accounts]) if accounts else []
 
-    outcomes = asyncio.run(write())
-    for outcome in outcomes:
+    for outcome in writing(config, keyring, write, create=True):
         if isinstance(outcome, Conflict):
             raise LedgerConflict(outcome.detail)
-
-
-def _user() -> str:
-    """The name of the operating system's user."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"user {os.getuid()}"

@@ -50,6 +50,17 @@ Caveats = Annotated[
 ]
 
 
+def _said(reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("--reason is empty")
+    return reason.strip()
+
+
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="REASON", callback=_said, help="Why; it is written into the ledger.")
+]
+
+
 def read_token(token: str | None) -> str:
     """The text of a token: `token` itself, or standard input for `-`; white space around it is stripped.
 

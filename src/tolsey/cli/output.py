@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Final, TextIO
 
 import typer
@@ -32,10 +32,16 @@ TITLES: Final[Mapping[str, str]] = {
     "config_invalid": "The config cannot be used",
     "directory_refused": "The directory cannot be used",
     "file_unusable": "A file cannot be used",
+    "grant_refused": "This cannot be granted",
+    "hold_refused": "This cannot be done with the hold",
+    "hold_unknown": "No such hold",
     "keyring_invalid": "The keyring cannot be used",
     "ledger_differs": "The ledger does not add up",
     "ledger_refused": "This ledger must not be used",
+    "parquet_missing": "Parquet cannot be written here",
     "pattern_invalid": "The pattern cannot be read",
+    "time_invalid": "The time cannot be read",
+    "url_invalid": "The URL cannot be used",
     "usage": "The command line is not valid",
 }
 """Titles of the codes that only the command line has."""
@@ -69,6 +75,14 @@ def emit(json_mode: bool, data: object, human: Callable[[], None]) -> None:
         print(json.dumps(data))
     else:
         human()
+
+
+def print_list(name: str, rows: Iterable[object]) -> None:
+    """Print `{name: [rows]}` as one line of JSON, row by row: there may be more than memory would hold."""
+    print("{" + json.dumps(name) + ": [", end="")
+    for n, row in enumerate(rows):
+        print(", " * (n > 0) + json.dumps(row), end="")
+    print("]}")
 
 
 def say(text: str) -> None:

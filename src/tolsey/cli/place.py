@@ -2,31 +2,18 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tolsey.config import Config, load
-from tolsey.errors import ConfigError, LedgerUnavailable
+from tolsey.errors import ConfigError, LedgerRefused, LedgerUnavailable
 from tolsey.store.keyring import Keyring
 from tolsey.token.chain import ADMIN, write_identifier
 from tolsey.token.macaroon import Macaroon
 
 LOCATION = "tolsey"
 """The location in our tokens: a hint that nothing relies on."""
-
-
-class _AnyValue(Mapping[str, str]):
-    """An environment that has every variable: for commands that send nothing to an upstream and need none of it."""
-
-    def __getitem__(self, name: str) -> str:
-        return "not read"
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 def find_config(file: Path) -> Path:
@@ -41,7 +28,7 @@ def read_config(file: Path) -> Config:
 
     Raises `ConfigError`.
     """
-    return load(find_config(file), _AnyValue())
+    return load(find_config(file), os.environ, sends=False)
 
 
 def read_keyring(file: Path) -> tuple[Config, Keyring]:
@@ -77,7 +64,7 @@ def reading(ledger: Path) -> Iterator[None]:
 def identify(ledger: Path) -> tuple[str | None, int]:
     """The id of the ledger in a file, None where it is yet to be made, and how many entries it holds.
 
-    Raises `LedgerUnavailable`.
+    Raises `LedgerUnavailable`, and `LedgerRefused` for one that was moved elsewhere.
     """
     from tolsey.store.sqlite_file import connect_read_only
 
@@ -86,7 +73,8 @@ def identify(ledger: Path) -> tuple[str | None, int]:
     with reading(ledger), closing(connect_read_only(ledger)) as db:
         if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             return None, 0
-        return (
-            db.execute("SELECT id FROM ledger").fetchone()[0],
-            db.execute("SELECT coalesce(max(n), 0) FROM entry").fetchone()[0],
-        )
+        cursor = db.execute("SELECT * FROM ledger")
+        head = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
+        if head.get("moved_to") is not None:
+            raise LedgerRefused(f"the ledger was moved to {head['moved_to']}; put that into [ledger] url")
+        return head["id"], db.execute("SELECT coalesce(max(n), 0) FROM entry").fetchone()[0]

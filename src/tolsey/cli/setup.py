@@ -1,7 +1,7 @@
 """`tolsey init` and `tolsey check`: a new gateway, and what is wrong with one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
@@ -110,13 +110,14 @@ def check(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
 
     errors: list[TolseyError] = []
     warnings: list[str] = []
+    notes: list[str] = []
     found = problems(find_config(file), os.environ)
     errors += found
     if not found:
         config = load(file, os.environ)
         warnings += config.warnings
-        errors += _faults(config)
-    notes = list(_notes())
+        errors += _faults(config, warnings)
+        notes += [] if config.ledger.postgresql else _notes()
     data = {"config": os.fspath(file), "errors": [problem(e) for e in errors], "warnings": warnings, "notes": notes}
 
     def human() -> None:
@@ -136,11 +137,9 @@ def check(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _faults(config: "Config") -> Iterator[TolseyError]:
+def _faults(config: "Config", warnings: list[str]) -> Iterator[TolseyError]:
     """What is wrong beside the config: the keyring, the ledger, and whether they belong together."""
-    from tolsey.cli.place import identify
     from tolsey.store.keyring import Keyring, check_ledger
-    from tolsey.store.sqlite_file import check_file_system
 
     try:
         keyring = Keyring.open(config.keys)
@@ -149,17 +148,33 @@ def _faults(config: "Config") -> Iterator[TolseyError]:
         return
     refused: str | None = None
     try:
-        check_file_system(config.ledger.path)
         # Twice, since a gateway may raise the mark between the two readings; it does so no more than twice a second.
         for _ in range(2):
-            ledger_id, entries = identify(config.ledger.path)
+            ledger_id, entries, found = _identify(config)
             refused = check_ledger(keyring, ledger_id=ledger_id, entries=entries)
             if refused is None:
+                warnings += found
                 return
     except TolseyError as error:
         yield error
         return
-    yield LedgerRefused(f"{config.ledger.path}: {refused}")
+    where = "the PostgreSQL database" if config.ledger.postgresql else config.ledger.path
+    yield LedgerRefused(f"{where}: {refused}")
+
+
+def _identify(config: "Config") -> tuple[str | None, int, Sequence[str]]:
+    """The ledger's id, None where it is yet to be made, the number of its last entry, and what to warn of."""
+    url = config.ledger.postgresql
+    if url is not None:
+        from tolsey.store.postgres_health import examine
+
+        found = examine(url, seconds=config.ledger.timeout)
+        return found.id, found.entries, found.warnings
+    from tolsey.cli.place import identify
+    from tolsey.store.sqlite_file import check_file_system
+
+    check_file_system(config.ledger.path)
+    return *identify(config.ledger.path), ()
 
 
 def _notes() -> Iterator[str]:

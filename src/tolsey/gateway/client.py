@@ -73,9 +73,9 @@ class Client:
     """
 
     __slots__ = (
-        "_body",
         "_body_done",
         "_loop",
+        "_read",
         "_receive",
         "_send",
         "_since",
@@ -98,7 +98,7 @@ class Client:
         self._loop = watch.loop
         self._task = asyncio.current_task(watch.loop)
         self._body_done = not has_body
-        self._body: bytes | None = None
+        self._read: bytes | None = None
         self._started = self._since = watch.loop.time()
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
@@ -144,34 +144,42 @@ class Client:
             self.cut = why
             self._task.cancel()
 
-    async def whole(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - it is of silence, not in all
-        """The request body in one piece; `body` gives it once more. Raises as `body` does; `timeout` seconds of silence
-        are borne.
+    async def read(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - it is of silence, not in all
+        """The request body in one piece, which `body` then gives again. Raises as `body` does; `timeout` seconds of
+        silence are borne.
         """
         self.timeout = timeout
         self.moved()
-        self._body = b"".join([piece async for piece in self.body(limit)])
-        self.timeout = MAX_DURATION_SECONDS
-        return self._body
-
-    async def body(self, limit: int | None) -> AsyncIterator[bytes]:
-        """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
-        if self._body:
-            yield self._body
+        pieces = []
         size = 0
-        while not self._body_done:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.cut_off(Cut.DISCONNECTED)
-                raise BodyBroken
-            self.moved()
-            piece = message.get("body", b"")
-            self._body_done = not message.get("more_body", False)
+        while (piece := await self.piece()) is not None:
+            pieces.append(piece)
             size += len(piece)
-            if limit is not None and size > limit:
+            if size > limit:
                 raise BodyTooLarge
-            if piece:
-                yield piece
+        self.timeout = MAX_DURATION_SECONDS
+        self._read = b"".join(pieces)
+        return self._read
+
+    def body(self, limit: int | None) -> AsyncIterator[bytes]:
+        """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
+        return _Body(self, limit)
+
+    async def piece(self) -> bytes | None:
+        """The next piece of the request body, None at its end. Raises `BodyBroken`."""
+        if self._read is not None:
+            read, self._read = self._read, None
+            return read
+        if self._body_done:
+            return None
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.cut_off(Cut.DISCONNECTED)
+            raise BodyBroken
+        self.moved()
+        self._body_done = not message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the response's head."""
@@ -187,9 +195,40 @@ class Client:
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self.moved()
 
+    async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a response in one piece; one to HEAD goes without its body."""
+        self.started = True
+        if self.method == "HEAD":
+            body = b""
+        if self.recorder is not None:
+            self.recorder.start(status, headers)
+            self.recorder.piece(body, more=False)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
     async def refuse(self, refusal: Refusal, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Send a refusal as a whole response."""
         status, headers, body = problems.response(refusal)
         headers.extend(extra)
-        await self.start(status, headers)
-        await self.send(b"" if self.method == "HEAD" else body, more=False)
+        await self.whole(status, headers, body)
+
+
+class _Body:
+    """The request body of a client. A class, as what compiles this has no asynchronous generators."""
+
+    def __init__(self, client: Client, limit: int | None) -> None:
+        self._client = client
+        self._limit = limit
+        self._size = 0
+
+    def __aiter__(self) -> "_Body":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while (piece := await self._client.piece()) is not None:
+            self._size += len(piece)
+            if self._limit is not None and self._size > self._limit:
+                raise BodyTooLarge
+            if piece:
+                return piece
+        raise StopAsyncIteration

@@ -36,7 +36,6 @@ class Cycle:
         "_scope",
         "_waiter",
         "buffered",
-        "task",
     )
 
     def __init__(
@@ -59,13 +58,9 @@ class Cycle:
         self._head: bytes | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.buffered = 0
-        self.task: asyncio.Task[None] | None = None
 
-    def start(self, application: Application) -> None:
+    async def run(self, application: Application) -> None:
         """Have the application answer."""
-        self.task = self._loop.create_task(self._run(application))
-
-    async def _run(self, application: Application) -> None:
         try:
             await application(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
@@ -158,15 +153,14 @@ class Cycle:
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         parts = [STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode("ascii")]
         framed = dated = False
-        for header in headers:
-            name = header[0]
+        for name, value in headers:
             if name == b"content-length":
                 framed = True
                 if status == 204:
                     continue
             elif name == b"date":
                 dated = True
-            parts.append(b"%b: %b\r\n" % header)
+            parts += (name, b": ", value, b"\r\n")
         if not dated:
             parts.append(self._connection.date)
         scope = self._scope

@@ -48,12 +48,14 @@ class Meter:
         self.refusal: Refusal | None = None
         self._arm()
 
-    async def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The request body as it passes, where its size was not known before."""
-        async for piece in body:
-            self.usage.sent += len(piece)
-            await self._pay()
-            yield piece
+        return _Counted(self, body)
+
+    async def sent(self, size: int) -> None:
+        """So many bytes of the request are about to go up, once they are paid for."""
+        self.usage.sent += size
+        await self._pay()
 
     async def body(self, piece: bytes) -> bytes:
         """A piece of the answer has come: what of it goes on to the client, once it is paid for."""
@@ -132,3 +134,19 @@ class Meter:
         """What is held is used up."""
         self.refusal = self.refusal or Refusal("ledger_unavailable", "the hold could not be extended in time")
         self._client.cut_off(Cut.UNFUNDED)
+
+
+class _Counted:
+    """A request body that is paid for as it passes."""
+
+    def __init__(self, meter: Meter, body: AsyncIterator[bytes]) -> None:
+        self._meter = meter
+        self._body = body
+
+    def __aiter__(self) -> "_Counted":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._body.__anext__()
+        await self._meter.sent(len(piece))
+        return piece

@@ -28,15 +28,15 @@ async def answer_own(passage: Passage, request: Request, client: Client) -> None
         await client.refuse(found)
         return
     body = msgspec.json.encode(found)
-    await client.start(
+    await client.whole(
         200,
         [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode("ascii")),
             (b"cache-control", b"no-store"),
         ],
+        body,
     )
-    await client.send(b"" if client.method == "HEAD" else body, more=False)
 
 
 async def _find(passage: Passage, request: Request) -> dict[str, object] | Refusal:

@@ -18,7 +18,7 @@ from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog, CallRecord
 from tolsey.gateway.meter import Meter
-from tolsey.gateway.recorder import Recorder, instead
+from tolsey.gateway.recorder import Instead, Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
@@ -156,7 +156,7 @@ class Passage:
         if tariff is None or chosen is None or isinstance(chosen, Refusal) or chosen[0].llm is None:
             return None
         try:
-            body = await client.whole(tariff.max_body, route.timeout)
+            body = await client.read(tariff.max_body, route.timeout)
         except BodyTooLarge:
             return _too_large(tariff.max_body)
         except BodyBroken:
@@ -325,7 +325,7 @@ class Passage:
             headers = [header for header in headers if header[0] != b"accept-encoding"]
             headers.append((b"accept-encoding", b"identity"))
         if body is not None and cleared is not None and cleared.quote.body is not None:
-            size, body = len(cleared.quote.body), instead(body, cleared.quote.body)
+            size, body = len(cleared.quote.body), Instead(body, cleared.quote.body)
         elif body is not None and size is None and meter is not None:
             body = meter.reading(body)
         if size or (size == 0 and request.method in _WITH_BODY):
@@ -361,15 +361,13 @@ class Passage:
         if client.method == "HEAD" or exchange.status in (204, 304):
             if meter is not None:
                 meter.usage.end()
-            await client.start(exchange.status, headers)
-            await client.send(b"", more=False)
+            await client.whole(exchange.status, headers, b"")
             return
         if exchange.length is not None and exchange.length <= WHOLE_BYTES:
             whole = await exchange.whole()
             if meter is not None:
                 whole = await meter.body(whole) + meter.usage.end()
-            await client.start(exchange.status, headers)
-            await client.send(whole, more=False)
+            await client.whole(exchange.status, headers, whole)
             return
         await client.start(exchange.status, headers)
         # The head goes out with the first piece, and that of a stream may be long in coming.

@@ -48,7 +48,7 @@ def response(refusal: Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     if refusal.status == 401:
         error = b"" if refusal.code == "token_missing" else b' error="invalid_token"'
         headers.append((b"www-authenticate", b'Bearer realm="tolsey"' + (b"," + error if error else b"")))
-    if refusal.status in _RETRY:
+    if refusal.status in _RETRY or refusal.retry_after is not None:
         headers.append((b"retry-after", str(refusal.retry_after or RETRY_AFTER_SECONDS).encode("ascii")))
     if refusal.code == "method_not_allowed":
         headers.append((b"allow", ", ".join(refusal.allow).encode("ascii")))

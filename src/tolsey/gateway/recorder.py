@@ -1,7 +1,7 @@
 """What a call sends and gets, as far as it is kept for its idempotency key."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -10,13 +10,6 @@ from tolsey.ledger.events import Kept
 
 KEEP_BYTES: Final = 64 * 1024
 """The largest response body that is kept. One that is larger is not, and a repeat then gets 409."""
-
-
-async def instead(body: AsyncIterator[bytes], other: bytes) -> AsyncIterator[bytes]:
-    """Another body in the place of one that is read to its end all the same."""
-    async for _ in body:
-        pass
-    yield other
 
 
 class Recorder:
@@ -30,11 +23,9 @@ class Recorder:
         self._size = 0
         self._whole = False
 
-    async def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def reading(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The request body as it passes."""
-        async for piece in body:
-            self._sent.update(piece)
-            yield piece
+        return _Reading(body, self._sent.update)
 
     def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The head of the response."""
@@ -55,3 +46,38 @@ class Recorder:
             return None
         response = (self._status, self._headers, b"".join(self._pieces))
         return Kept(self._sent.hexdigest(), msgspec.msgpack.encode(response))
+
+
+class _Reading:
+    """A body that is hashed as it passes. A class, as what compiles this has no asynchronous generators."""
+
+    def __init__(self, body: AsyncIterator[bytes], update: Callable[[bytes], None]) -> None:
+        self._body = body
+        self._update = update
+
+    def __aiter__(self) -> "_Reading":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._body.__anext__()
+        self._update(piece)
+        return piece
+
+
+class Instead:
+    """Another body in the place of one that is read to its end all the same."""
+
+    def __init__(self, body: AsyncIterator[bytes], other: bytes) -> None:
+        self._body = body
+        self._other: bytes | None = other
+
+    def __aiter__(self) -> "Instead":
+        return self
+
+    async def __anext__(self) -> bytes:
+        other, self._other = self._other, None
+        if other is None:
+            raise StopAsyncIteration
+        async for _ in self._body:
+            pass
+        return other

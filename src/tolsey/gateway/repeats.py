@@ -5,6 +5,7 @@ rules; here is what HTTP has to say of it. A request is the same if its method, 
 """
 
 import hashlib
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -50,15 +51,14 @@ async def answer(claimed: Claimed, claim: Claim, client: Client, max_body: int |
         await client.refuse(refusal or _busy(claimed, "its answer was not kept"))
         return
     status, headers, body = msgspec.msgpack.decode(claimed.response, type=tuple[int, list[tuple[bytes, bytes]], bytes])
-    await client.start(status, [*headers, (b"tolsey-replayed", b"true")])
-    await client.send(b"" if client.method == "HEAD" else body, more=False)
+    await client.whole(status, [*headers, (b"tolsey-replayed", b"true")], body)
 
 
 async def _refusal(claimed: Claimed, claim: Claim, client: Client, max_body: int | None) -> Refusal | None:
     if claimed.claim.request != claim.request:
         return _mismatch()
     if claimed.done is None:
-        return _busy(claimed, "that call is still running")
+        return replace(_busy(claimed, "that call is still running"), retry_after=1)
     if claimed.response is None:
         return _busy(claimed, "what came of it is not known, or was too large to keep")
     sent = hashlib.sha256()

@@ -71,7 +71,12 @@ class HttpServer:
         """Open the port. Several processes may open the same one; the kernel shares the connections out."""
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
-            lambda: Connection(self, loop), host, port, reuse_port=True, reuse_address=True, backlog=1024
+            lambda: cast("asyncio.Protocol", Connection(self, loop)),
+            host,
+            port,
+            reuse_port=True,
+            reuse_address=True,
+            backlog=1024,
         )
         self._listeners.append(listener)
         if self._sweeper is None:
@@ -95,11 +100,7 @@ class HttpServer:
             connection.close_if_idle()
         until = asyncio.get_running_loop().time() + seconds
         while self.connections and asyncio.get_running_loop().time() < until:
-            tasks = [c.cycles[0].task for c in self.connections if c.cycles and c.cycles[0].task is not None]
-            if tasks:
-                await asyncio.wait(tasks, timeout=0.1)
-            else:
-                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
             for connection in list(self.connections):
                 connection.close_if_idle()
         for connection in list(self.connections):
@@ -129,6 +130,9 @@ class Connection(WriteFlow):
         self._unread = 0
         self._ended = False
         self._last_words = b""
+        self._lost = False
+        self._serving: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
         self.cycles: deque[Cycle] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -145,6 +149,8 @@ class Connection(WriteFlow):
         for cycle in self.cycles:
             cycle.lose()
         self.cycles.clear()
+        self._lost = True
+        self._go_on()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -251,10 +257,29 @@ class Connection(WriteFlow):
         )
         self._arriving = cycle
         self.cycles.append(cycle)
-        if len(self.cycles) == 1:
-            cycle.start(self._server.application)
-        else:
+        if len(self.cycles) > 1:
             self._pace()
+        elif self._serving is None:
+            self._serving = self._loop.create_task(self._serve())
+        else:
+            self._go_on()
+
+    async def _serve(self) -> None:
+        """Answer the requests, one after the other, in one task: to make another costs more than to wake this one."""
+        while not self._lost:
+            if self.cycles:
+                cycle = self.cycles[0]
+                await cycle.run(self._server.application)
+                if self.cycles and self.cycles[0] is cycle:
+                    # It was broken off, and so is the connection.
+                    return
+            else:
+                self._idle = self._loop.create_future()
+                await self._idle
+
+    def _go_on(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         """httptools: a piece of the body."""
@@ -308,9 +333,7 @@ class Connection(WriteFlow):
         if not keep_alive or self._server.draining:
             self._last_words = b""
             self._end()
-        elif self.cycles:
-            self.cycles[0].start(self._server.application)
-        elif self._ended:
+        elif self._ended and not self.cycles:
             self._end()
         self._pace()
 

@@ -86,11 +86,12 @@ class Upstream:
 
         A body without a `content-length` among the headers goes out in chunks.
         """
-        lines = [b"%b: %b\r\n" % header for header in headers]
         chunked = body is not None and not any(name == b"content-length" for name, _ in headers)
-        if chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        head = b"%b %b%b%b%b\r\n" % (method.encode("ascii"), self.prefix, target, self._host_line, b"".join(lines))
+        parts = [method.encode("ascii"), b" ", self.prefix, target, self._host_line]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+        head = b"".join(parts)
         return Exchange(self, head, method == "HEAD", body, chunked)
 
     def idle_connection(self) -> "_Connection | None":
@@ -107,7 +108,10 @@ class Upstream:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 loop = asyncio.get_running_loop()
-                _, made = await loop.create_connection(lambda: _Connection(loop), self._host, self._port, ssl=self._tls)
+                made = _Connection(loop)
+                await loop.create_connection(
+                    lambda: cast("asyncio.Protocol", made), self._host, self._port, ssl=self._tls
+                )
         except TimeoutError:
             raise NotSent("the upstream did not accept the connection in time", late=True) from None
         except OSError:

@@ -9,7 +9,7 @@ An account with a period has one limit for each of its windows. A hold belongs t
 was reserved, whenever it is settled (RULES.md M10).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tolsey.ledger.events import (
@@ -156,7 +156,8 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     if event.claim is not None:
         claimed = books.claims.get(event.claim[:2])
         if claimed is not None and at - claimed.at < CLAIM_NS:
-            return Repeated(event.claim, claimed)
+            # As it is now: a later event of the group may close it.
+            return Repeated(event.claim, replace(claimed))
     balances: list[Balance] = []
     remaining: int | None = None
     for key, account in zip(chain, event.accounts, strict=True):
@@ -246,8 +247,7 @@ def _paced(books: Books, rates: tuple[Rate, ...], at: int) -> dict[str, int] | R
     tats: dict[str, int] = {}
     for rate in rates:
         step = spacing(rate.calls, rate.period)
-        # Further ahead than all its calls it can only be where the clock was set back.
-        tat = min(books.rates.get(rate.id, 0), at + rate.calls * step)
+        tat = books.rates.get(rate.id, 0)
         allowed = tat - (rate.calls - 1) * step
         if allowed > at:
             return RateLimited(rate, allowed)

@@ -11,7 +11,6 @@ that money on its way back is there for the next reserve. A lone call waits for 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -43,7 +42,7 @@ class Book:
         self._reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]] = []
         self._resolutions: list[Settle | Void] = []
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
-        self._wake = asyncio.Event()
+        self._asleep: asyncio.Future[None] | None = None
         self._closing = False
         self._fenced = False
         self._full = not ledger.has_room()
@@ -61,7 +60,7 @@ class Book:
             raise LedgerUnavailable(STOPPING if self._closing else FULL)
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._reserves.append((event, future))
-        self._wake.set()
+        self._wake()
         try:
             return await future
         except asyncio.CancelledError:
@@ -73,7 +72,7 @@ class Book:
     def resolve(self, event: Settle | Void) -> None:
         """Hand over a settle or a void. Returns at once; it is written with the next group that succeeds."""
         self._resolutions.append(event)
-        self._wake.set()
+        self._wake()
 
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """Where the accounts stand, after everything that this Book was handed before. Raises `LedgerUnavailable`."""
@@ -86,7 +85,7 @@ class Book:
     async def _read(self, look: Callable[[], Awaitable[_R]]) -> _R:
         future: asyncio.Future[_R] = self._loop.create_future()
         self._reads.append((look, future))
-        self._wake.set()
+        self._wake()
         return await future
 
     async def close(self, seconds: float) -> int:
@@ -96,7 +95,7 @@ class Book:
         Those are settled as unknown outcomes when this owner is found dead.
         """
         self._closing = True
-        self._wake.set()
+        self._wake()
         await asyncio.wait({self._task}, timeout=seconds)
         self._task.cancel()
         await asyncio.wait({self._task})
@@ -104,15 +103,22 @@ class Book:
         await self._ledger.close()
         return len(self._resolutions)
 
+    def _wake(self) -> None:
+        if self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
+
     async def _run(self) -> None:
         while True:
-            while self._reserves or self._resolutions or self._reads or self._fenced:
+            # After a failure the ledger is asked again, if only with an empty group: nobody may call meanwhile.
+            while self._reserves or self._resolutions or self._reads or self._fenced or self._must_ask():
                 await self._group()
             if self._closing:
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), BACKOFF_SECONDS[-1] if self._full else None)
-            self._wake.clear()
+            self._asleep = self._loop.create_future()
+            if self._full:
+                await asyncio.wait({self._asleep}, timeout=BACKOFF_SECONDS[-1])
+            else:
+                await self._asleep
             self._look_for_room()
 
     async def _group(self) -> None:
@@ -121,10 +127,12 @@ class Book:
         reads, self._reads = self._reads, []
         try:
             if self._fenced:
-                # Somebody took this owner for dead, and it must not forward anything more (RULES.md L3).
-                await self._ledger.register(self._new_owner())
+                # A hold of ours was expired: its time was over, or this owner was taken for dead, and then it must not
+                # forward anything more (RULES.md L3).
+                if await self._ledger.is_ended():
+                    await self._ledger.register(self._new_owner())
                 self._fenced = False
-            if resolutions or reserves:
+            if resolutions or reserves or self._failures:
                 self._answer(
                     await self._ledger.write([*resolutions, *(event for event, _ in reserves)]), resolutions, reserves
                 )
@@ -144,6 +152,9 @@ class Book:
             self._failures = 0
             self.problem = None
             self._look_for_room()
+
+    def _must_ask(self) -> bool:
+        return self._failures > 0 and not self._closing
 
     def _look_for_room(self) -> None:
         """Grant again when the disk has room again."""

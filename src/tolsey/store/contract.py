@@ -35,8 +35,11 @@ class Ledger(Protocol):
     async def register(self, owner_id: str) -> None:
         """Begin as a new owner, also in place of the one before, whose open holds stay its own."""
 
+    async def is_ended(self) -> bool:
+        """Whether somebody has taken this owner for dead: then it must begin as a new one (RULES.md L3)."""
+
     async def write(self, events: Sequence[Event]) -> list[Outcome]:
-        """Run a group of events: atomic, and durable when it returns.
+        """Run a group of events: atomic, and durable when it returns. An empty one asks whether it could be written.
 
         Raises `LedgerUnavailable` when nothing was changed, `LedgerFull` when it was for want of disk, `CommitUnknown`
         when nobody knows; then the same events may be written again, and holds of reserves whose caller has gone must
@@ -144,8 +147,37 @@ class HoldRow:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class RollUp:
+    """One run of `tolsey compact`: how many entries with numbers up to `up_to` were taken out of the journal, and the
+    SHA-256 (hex) of their lines as `export` writes them, in the order in which they were taken.
+
+    `at` is the instant before which they were made, `made_at` when that was done; `note` says by whom.
+    """
+
+    n: int
+    up_to: int
+    at: int
+    entries: int
+    sha256: str
+    made_at: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolledRow:
+    """What all entries of an account that were rolled up add up to; no open hold is among them."""
+
+    account: int
+    spent: int
+    calls: int
+    granted: int
+
+
 class Snapshot(Protocol):
-    """One view of a ledger at one instant. Use as a context manager. Raises `LedgerUnavailable`."""
+    """One view of a ledger at one instant. Use as a context manager, again and again: each time it is a new view.
+    Raises `LedgerUnavailable`, and `LedgerRefused` for a ledger that is not there or was moved elsewhere.
+    """
 
     id: str
 
@@ -161,6 +193,11 @@ class Snapshot(Protocol):
     def damage(self) -> str | None:
         """What the engine itself finds wrong with its files, or None."""
 
+    def schema_fault(self) -> str | None:
+        """Which index, trigger or table is not as it was made, or None: some of them keep a hold from being resolved
+        twice.
+        """
+
     def now(self) -> int:
         """The ledger's time."""
 
@@ -173,8 +210,29 @@ class Snapshot(Protocol):
     def entries(self, after: int = 0) -> Iterator[EntryRow]:
         """The journal behind entry `after`, in order."""
 
+    def entries_of(self, hold: str) -> list[EntryRow]:
+        """The reserve of a hold, its resolution, and its extensions, refunds and annulment, in order (not `late`)."""
+
+    def number_before(self, at: int) -> int:
+        """A number up to which every entry was made before the instant `at`, as high as can be; 0 for none."""
+
     def entry_count(self) -> int:
         """How many entries `entries()` has."""
+
+    def last_entry(self) -> int:
+        """The number of the last entry, 0 for none."""
+
+    def configs(self) -> dict[int, str]:
+        """The generations of configs by their numbers."""
+
+    def rollups(self) -> Iterator[RollUp]:
+        """Every roll-up, in order."""
+
+    def rolled(self) -> Iterator[RolledRow]:
+        """What entries that were rolled up add up to, for each account that had any."""
+
+    def rolled_windows(self) -> Iterator[WindowRow]:
+        """The same for windows that are kept; nothing is held."""
 
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""

@@ -30,7 +30,7 @@ class EmbeddedLedger:
         self._ledger = ledger
         self._timeout = timeout
         self._now = now
-        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._executor = ThreadPoolExecutor(1, "ledger")
         self._taking: asyncio.Future[None] | None = None
         self._wanted = False
 
@@ -64,7 +64,7 @@ class EmbeddedLedger:
             outcomes = self._ledger.stage(events, self._now())
             try:
                 if self._ledger.durability == "full":
-                    await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.commit)
+                    await asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.commit)
                 else:
                     self._ledger.commit()
             except LedgerUnavailable as error:
@@ -82,7 +82,7 @@ class EmbeddedLedger:
         if self._taking is None:
             if self._ledger.turn.try_take():
                 return
-            self._taking = asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.turn.take)
+            self._taking = asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.turn.take)
             self._taking.add_done_callback(self._taken)
         self._wanted = True
         try:
@@ -114,6 +114,10 @@ class EmbeddedLedger:
             await self._in_thread(self._ledger.register, owner_id, self._now())
         finally:
             self._ledger.turn.give()
+
+    async def is_ended(self) -> bool:
+        """Whether somebody has taken this owner for dead."""
+        return self._ledger.is_ended()
 
     async def number_config(self, generation: str) -> int:
         """Record a config's generation; return its number."""
@@ -148,9 +152,9 @@ class EmbeddedLedger:
         """End this owner and close the file, after what the thread may still be busy with: a commit must not lose its
         connection.
         """
-        closed = asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.close)
-        self._thread.shutdown(wait=False)
+        closed = asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.close)
+        self._executor.shutdown(wait=False)
         await asyncio.wait({closed}, timeout=CLOSE_SECONDS)
 
     async def _in_thread(self, work: Callable[..., _R], *values: object) -> _R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *values)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *values)

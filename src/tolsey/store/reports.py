@@ -1,199 +1,166 @@
 """What is read from a live ledger without disturbing it: the delegation tree, and the check that everything adds up.
 
-Both read one snapshot (a WAL read transaction), so that open holds and running gateways are no difference.
+Each reads one snapshot, so that open holds and running gateways are no difference.
 """
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Final
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.store.sqlite_file import ERRORS, connect_read_only
+from tolsey.ledger.windows import window
+from tolsey.store.contract import AccountRow, Snapshot, WindowRow
+from tolsey.store.replay import Replay
+from tolsey.store.sqlite_file import ERRORS
+from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """An account's running window: from `start` to `end` (nanoseconds since the epoch), amounts in nano-units."""
+
+    start: int
+    end: int
+    spent: int
+    held: int
+    granted: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrailRow:
-    """One account of the delegation tree. Amounts are nano-units; `depth` counts the accounts above it."""
+    """One account of the delegation tree. Amounts are nano-units; `depth` counts the accounts above it.
+
+    `spent`, `held` and `calls` count over its whole life. `window` is there where it has a period.
+    """
 
     id: str
     parent: str | None
     label: str | None
     unit: str
     limit: int | None
+    period: str | None
+    granted: int
     spent: int
     held: int
     calls: int
+    window: Standing | None
     depth: int
 
-    def to_json(self) -> dict[str, str | int | None]:
+    @property
+    def left(self) -> int | None:
+        """What it can still pay, in nano-units; None without a limit."""
+        if self.limit is None:
+            return None
+        purse = self.window or self
+        return self.limit + purse.granted - purse.spent - purse.held
+
+    def to_json(self) -> dict[str, object]:
         """The row as `trail --json` prints it."""
+        running = self.window
         return {
             "id": self.id,
             "parent": self.parent,
             "label": self.label,
             "unit": self.unit,
             "limit": None if self.limit is None else format_nano(self.limit),
+            "period": self.period,
+            "granted": format_nano(self.granted),
             "spent": format_nano(self.spent),
             "held": format_nano(self.held),
             "calls": self.calls,
+            "window": None
+            if running is None
+            else {
+                "start": format_time(running.start),
+                "end": format_time(running.end),
+                "spent": format_nano(running.spent),
+                "held": format_nano(running.held),
+                "granted": format_nano(running.granted),
+            },
         }
 
 
-def trail(path: Path, prefix_id: str | None = None) -> list[TrailRow]:
+def trail(snapshot: Snapshot, prefix_id: str | None = None) -> Iterator[TrailRow]:
     """The tree of accounts, depth first, roots by the time they were opened; below `prefix_id` if one is given."""
-    db = connect_read_only(path)
-    try:
-        rows = db.execute(
-            'SELECT id, parent, label, unit, "limit", spent, held, calls FROM account ORDER BY opened_at, n'
-        ).fetchall()
-    except ERRORS as error:
-        raise LedgerUnavailable(f"the ledger cannot be read: {error}") from None
-    finally:
-        db.close()
-    children: dict[tuple[str | None, str], list[_Row]] = {}
-    roots: list[_Row] = []
-    for row in rows:
-        children.setdefault((row[1], row[3]), []).append(row)
-        if row[0] == prefix_id or (prefix_id is None and row[1] is None):
-            roots.append(row)
-    found: list[TrailRow] = []
-    stack = [(row, 0) for row in reversed(roots)]
-    while stack:
-        row, depth = stack.pop()
-        found.append(TrailRow(*row, depth))
-        stack += [(child, depth + 1) for child in reversed(children.get((row[0], row[3]), []))]
-    return found
+    with snapshot:
+        at = snapshot.now()
+        rows: dict[int, AccountRow] = {}
+        below: dict[int, list[int]] = {}
+        roots: list[int] = []
+        for row in snapshot.accounts():
+            rows[row.n] = row
+            if row.up is not None:
+                below.setdefault(row.up, []).append(row.n)
+            if row.id == prefix_id or (prefix_id is None and row.up is None):
+                roots.append(row.n)
+        running = {
+            each.account: each
+            for each in snapshot.windows()
+            if (period := rows[each.account].period) is not None and each.start == window(period, at)[0]
+        }
+        # A list for the accounts still to come, since a tree may be deeper than Python's stack.
+        stack = [(n, 0) for n in reversed(roots)]
+        while stack:
+            n, depth = stack.pop()
+            yield _trail_row(rows[n], running.get(n), at, depth)
+            stack += [(child, depth + 1) for child in reversed(below.get(n, ()))]
 
 
-_Row = tuple[str, str | None, str | None, str, int | None, int, int, int]
-
-
-@dataclass(slots=True)
-class _Sum:
-    id: str
-    unit: str
-    parent: int | None
-    limit: int | None
-    stored: tuple[int, int, int, int]
-    spent: int = 0
-    held: int = 0
-    calls: int = 0
-    open: int = 0
+def _trail_row(row: AccountRow, stands: WindowRow | None, at: int, depth: int) -> TrailRow:
+    standing: Standing | None = None
+    if row.period is not None:
+        figures = (0, 0, 0) if stands is None else (stands.spent, stands.held, stands.granted)
+        standing = Standing(*window(row.period, at), *figures)
+    return TrailRow(
+        row.id,
+        row.parent,
+        row.label,
+        row.unit,
+        row.limit,
+        row.period,
+        row.granted,
+        row.spent,
+        row.held,
+        row.calls,
+        standing,
+        depth,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `fsck` went through, and the first difference it met (None: everything adds up)."""
+    """What `fsck` went through, and the first difference it met (None: everything adds up).
+
+    `rolled_up` entries, made before `rolled_until` (nanoseconds since the epoch), are known by their totals alone.
+    """
 
     accounts: int
     entries: int
     open_holds: int
     difference: str | None
+    rolled_up: int = 0
+    rolled_until: int | None = None
 
 
-def fsck(path: Path) -> Checked:
-    """Recompute every balance from the journal, in order, and compare: entries, accounts, open holds, both laws.
+_SILENT: Final[Callable[[int, int], None]] = lambda done, total: None  # noqa: E731 - the default of a parameter
 
-    Raises `LedgerUnavailable` if the file cannot be opened; damage in it is a difference.
+
+def fsck(snapshot: Snapshot, progress: Callable[[int, int], None] = _SILENT) -> Checked:
+    """Recompute every balance from the journal, in order, and compare: entries, accounts, windows, open holds, grants,
+    both laws. `progress` is told now and then how many entries of how many are done.
+
+    Raises `LedgerUnavailable` or `LedgerRefused` if the ledger cannot be opened; damage in it is a difference.
     """
-    db = connect_read_only(path)
-    try:
-        db.execute("BEGIN")
-        accounts = _read_accounts(db)
-        fault = next(_faults(db, accounts), None)
-        entries = db.execute("SELECT count(*) FROM entry").fetchone()[0]
-        holds = db.execute("SELECT count(*) FROM hold").fetchone()[0]
-    except ERRORS as error:
-        return Checked(0, 0, 0, f"the ledger cannot be read: {error}")
-    finally:
-        db.close()
-    return Checked(len(accounts), entries, holds, fault)
-
-
-def _read_accounts(db: sqlite3.Connection) -> dict[int, _Sum]:
-    rows = db.execute(
-        'SELECT a.n, a.id, a.unit, p.n, a."limit", a.spent, a.held, a.calls, a.open FROM account a'
-        " LEFT JOIN account p ON p.id = a.parent AND p.unit = a.unit"
-    )
-    return {n: _Sum(id_, unit, up, limit, (s, h, c, o)) for n, id_, unit, up, limit, s, h, c, o in rows}
-
-
-def _faults(db: sqlite3.Connection, accounts: dict[int, _Sum]) -> Iterator[str]:
-    """Yield each difference; the caller takes the first."""
-    for row in db.execute("PRAGMA integrity_check(1)"):
-        if row[0] != "ok":
-            yield f"the file is damaged: {row[0]}"
-    orphans = db.execute(
-        "SELECT a.id FROM account a WHERE a.parent IS NOT NULL AND NOT EXISTS"
-        " (SELECT 1 FROM account p WHERE p.id = a.parent AND p.unit = a.unit) LIMIT 1"
-    ).fetchone()
-    if orphans:
-        yield f"account {orphans[0]} has a parent that is not in the ledger"
-    chains: dict[int, list[_Sum]] = {}
-    open_holds: dict[str, tuple[int, int]] = {}
-    last = (0, 0)
-    for n, at, kind, hold, leaf, amount in db.execute("SELECT n, at, kind, hold, leaf, amount FROM entry ORDER BY n"):
-        if n != last[0] + 1 or at < last[1]:
-            yield f"entry {n} does not follow entry {last[0]}"
-        last = (n, at)
-        if kind not in ("reserve", "settle", "void", "expire"):
-            continue
-        if leaf not in accounts:
-            yield f"entry {n} names an account that is not in the ledger"
-            continue
-        if leaf not in chains:
-            chains[leaf] = _chain(accounts, leaf)
-        if kind == "reserve":
-            if hold in open_holds:
-                yield f"entry {n} reserves hold {hold} again"
-            open_holds[hold] = (leaf, amount)
-            yield from _move(chains[leaf], n, 0, amount, 0)
-            accounts[leaf].open += 1
-            continue
-        reserved = open_holds.pop(hold, None)
-        if reserved is None or reserved[0] != leaf:
-            yield f"entry {n} resolves hold {hold}, which is not open there"
-            continue
-        if amount > reserved[1] or (kind == "void" and amount) or (kind == "expire" and amount != reserved[1]):
-            yield f"entry {n} settles {amount} on hold {hold} of {reserved[1]}"
-        yield from _move(chains[leaf], n, amount, -reserved[1], kind != "void")
-        accounts[leaf].open -= 1
-    yield from _compare(db, accounts, open_holds)
-
-
-def _chain(accounts: dict[int, _Sum], leaf: int) -> list[_Sum]:
-    chain: list[_Sum] = []
-    at: int | None = leaf
-    while at is not None and len(chain) <= len(accounts):
-        chain.append(accounts[at])
-        at = accounts[at].parent
-    return chain
-
-
-def _move(chain: list[_Sum], n: int, spent: int, held: int, calls: int) -> Iterator[str]:
-    for account in chain:
-        account.spent += spent
-        account.held += held
-        account.calls += calls
-        if account.limit is not None and account.spent + account.held > account.limit:
-            yield (
-                f"after entry {n} account {account.id} has spent {account.spent} and holds {account.held}"
-                f" of {account.limit}"
-            )
-
-
-def _compare(
-    db: sqlite3.Connection, accounts: dict[int, _Sum], open_holds: dict[str, tuple[int, int]]
-) -> Iterator[str]:
-    for account in accounts.values():
-        summed = (account.spent, account.held, account.calls, account.open)
-        if summed != account.stored:
-            yield (
-                f"account {account.id} stands at (spent, held, calls, open) = {account.stored},"
-                f" its entries add up to {summed}"
-            )
-    stored = {id_: (leaf, amount) for id_, leaf, amount in db.execute("SELECT id, leaf, amount FROM hold")}
-    for hold in sorted(stored.items() ^ open_holds.items()):
-        yield f"hold {hold[0]} is open in the journal or in the table of holds, not in both"
+    with snapshot:
+        try:
+            entries = snapshot.entry_count()
+            holds = sum(1 for _ in snapshot.holds())
+            replay = Replay(snapshot, lambda done: progress(done, entries))
+            fault = next(replay.faults(), None)
+            progress(entries, entries)
+        except LedgerUnavailable as error:
+            return Checked(0, 0, 0, error.detail)
+        except ERRORS as error:
+            return Checked(0, 0, 0, f"the ledger cannot be read: {error}")
+    return Checked(len(replay.accounts), entries, holds, fault, replay.rolled_up, replay.rolled_until)

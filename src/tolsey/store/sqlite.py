@@ -16,8 +16,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from tolsey.errors import LedgerRefused, LedgerUnavailable
-from tolsey.ledger.events import Entry, Event, Expire, Granted, Kind, Outcome, Reserve
+from tolsey.errors import LedgerMissing, LedgerRefused, LedgerUnavailable
+from tolsey.ledger.events import (
+    Conflict,
+    Entry,
+    Event,
+    Expire,
+    Extend,
+    Granted,
+    Kind,
+    Outcome,
+    Reserve,
+    Settle,
+    Shortfall,
+)
 from tolsey.ledger.rules import Balance, Hold, apply
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.sqlite_file import (
@@ -34,7 +46,7 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 BALLAST_BYTES: Final = 8 * 1024 * 1024
@@ -63,7 +75,7 @@ class SqliteLedger:
         check_library(sqlite3.sqlite_version_info)
         check_file_system(path)
         if not create and (not path.exists() or path.stat().st_size == 0):
-            raise LedgerRefused(f"there is no ledger at {path}")
+            raise LedgerMissing(f"there is no ledger at {path}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -129,6 +141,11 @@ class SqliteLedger:
             self._lock.close()
         self._lock, self.owner, self.owner_id = lock, row[0], owner_id
 
+    @errors_of("the ledger cannot be read")
+    def is_ended(self) -> bool:
+        """Whether somebody has taken this owner for dead."""
+        return bool(self._db.execute("SELECT ended_at IS NOT NULL FROM owner WHERE n = ?", (self.owner,)).fetchone()[0])
+
     def number_config(self, generation: str, now: int) -> int:
         """Record a config's generation and return its number, for `config` of every process that uses it. Blocks."""
         self.turn.take()
@@ -158,7 +175,7 @@ class SqliteLedger:
                 at = self._last_at = max(now, self._last_at)
                 self._rows.load(self._db, events, at, trusting=attempt == 1)
                 outcomes = [apply(self._rows.books, event, at=at, owner=self.owner) for event in events]
-                if attempt == 1 and self._is_known_refusal(events, outcomes):
+                if attempt == 1 and self._is_hasty(events, outcomes):
                     self.roll_back()
                     continue
                 self._rows.write(self._db, at, self.config)
@@ -175,14 +192,18 @@ class SqliteLedger:
                 raise
         raise AssertionError("unreachable")
 
-    def _is_known_refusal(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> bool:
-        """Whether a reserve was refused whose id was granted before: then the answer must be the old one."""
+    def _is_hasty(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> bool:
+        """Whether an answer may be another once everything is read: a reserve was refused whose id was granted before,
+        or something was refused on a hold that is remembered as open, and may not be so any more.
+        """
         holds = self._rows.books.holds
-        refused = [
-            event.hold
-            for event, outcome in zip(events, outcomes, strict=True)
-            if isinstance(event, Reserve) and not isinstance(outcome, Granted) and event.hold not in holds
-        ]
+        refused = []
+        for event, outcome in zip(events, outcomes, strict=True):
+            if isinstance(event, Reserve):
+                if not isinstance(outcome, Granted) and event.hold not in holds:
+                    refused.append(event.hold)
+            elif isinstance(outcome, Conflict | Shortfall) and isinstance(event, Extend | Settle):
+                return True
         if refused:
             self._rows.load_holds(self._db, refused)
         return any(hold in holds for hold in refused)
@@ -224,6 +245,9 @@ class SqliteLedger:
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
+            moved_to = self._db.execute("SELECT moved_to FROM ledger").fetchone()[0]
+            if moved_to is not None:
+                raise LedgerUnavailable(f"the ledger was moved to {moved_to} while it was in use")
             self._version = version
             self._rows.forget(self._db.execute("SELECT coalesce(max(n), 0) FROM account").fetchone()[0] + 1)
             last = self._db.execute("SELECT at FROM entry ORDER BY n DESC LIMIT 1").fetchone()
@@ -282,14 +306,15 @@ class SqliteLedger:
         for n, owner_id in owners:
             if n == self.owner or not is_dead(self.path, owner_id):
                 continue
-            holds = [row[0] for row in self._db.execute("SELECT id FROM hold WHERE owner = ?", (n,))]
-            if holds:
-                self.run([Expire(hold) for hold in holds], now)
+            # Ended first: an owner that lives and hears of an expired hold must find that it was taken for dead.
             self.turn.take()
             try:
                 self._db.execute("UPDATE owner SET ended_at = ? WHERE n = ?", (now, n))
             finally:
                 self.turn.give()
+            holds = [row[0] for row in self._db.execute("SELECT id FROM hold WHERE owner = ?", (n,))]
+            if holds:
+                self.run([Expire(hold) for hold in holds], now)
             forget(self.path, owner_id)
             expired += len(holds)
         return expired

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
+from tolsey.errors import LedgerFull, LedgerMissing, LedgerRefused, LedgerUnavailable
 
 MINIMUM_SQLITE: Final = (3, 37, 0)
 BUSY_MS: Final = 250
@@ -64,7 +64,7 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write, for reports on a live ledger. Raises `LedgerRefused` where there is none."""
     if not path.exists():
-        raise LedgerRefused(f"there is no ledger at {path}")
+        raise LedgerMissing(f"there is no ledger at {path}")
     with errors_of(f"the ledger {path} cannot be read"):
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         db.execute("PRAGMA query_only = ON")

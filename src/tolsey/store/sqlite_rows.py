@@ -53,10 +53,10 @@ _ACCOUNTS: Final = """
 _HOLDS: Final = """
     SELECT r.hold, r.leaf, r.counter, r.amount, r.owner, r.at, s.kind, s.amount, c.scope, c.key,
         (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND kind = 'extend'),
-        (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND kind IN ('refund', 'annul')),
+        (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND (kind = 'refund' OR kind = 'annul')),
         EXISTS (SELECT 1 FROM entry WHERE hold = r.hold AND kind = 'annul')
     FROM entry r
-        LEFT JOIN entry s ON s.hold = r.hold AND s.kind IN ('settle', 'void', 'expire')
+        LEFT JOIN entry s ON s.hold = r.hold AND (s.kind = 'settle' OR s.kind = 'void' OR s.kind = 'expire')
         LEFT JOIN claim c ON c.hold = r.hold
     WHERE r.kind = 'reserve' AND r.hold IN (SELECT value FROM json_each(?))
 """
@@ -200,7 +200,9 @@ class Rows:
             when = at
             if isinstance(event, Grant):
                 keys = (event.key,)
-            elif not isinstance(event, Open) and (hold := holds.get(event.hold)) is not None:
+            elif isinstance(event, Open):
+                keys = (event.account[:2],)
+            elif (hold := holds.get(event.hold)) is not None:
                 keys, when = hold.chain + hold.counters, hold.at
             elif isinstance(event, Reserve):
                 keys = (account[:2] for account in event.accounts + event.counters)
@@ -274,7 +276,8 @@ class Rows:
         for kind, at, hold, leaf_key, amount, owner, note, counter_key, until in entries:
             leaf = None if leaf_key is None else numbers[leaf_key]
             counter = None if counter_key is None else numbers[counter_key]
-            lines.append((at, kind, hold, leaf, counter, amount, until, owner, config, note))
+            # As plain text: for a value of another type, also one made of it, sqlite3 goes to look for a converter.
+            lines.append((at, str(kind), hold, leaf, counter, amount, until, owner, config, note))
             if hold is None:
                 continue
             if kind is Kind.RESERVE:

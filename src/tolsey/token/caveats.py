@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import ClassVar, Final
+from typing import Final
 
 from tolsey.call import METHODS, Call, Pattern, parse_pattern
 from tolsey.errors import AmountInvalid, CaveatInvalid, PatternInvalid
@@ -107,18 +107,21 @@ class Scope:
     """Refuses a path outside every pattern, and a query that breaks the rules of the patterns it matches."""
 
     patterns: tuple[Pattern, ...]
-    code: ClassVar[str] = "caveat_refused"
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "caveat_refused"
 
     def refusal(self, call: Call) -> str | None:
         """Why `call` is outside, or None."""
-        reason = f"the path {call.path!r} is outside the scope"
+        broken = None
         for pattern in self.patterns:
             if pattern.matches_path(call.path):
                 broken = pattern.query_refusal(call.query)
                 if broken is None:
                     return None
-                reason = broken
-        return reason
+        return broken or f"the path {call.path!r} is outside the scope"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,11 @@ class Method:
     """Refuses every method but these."""
 
     names: tuple[str, ...]
-    code: ClassVar[str] = "caveat_refused"
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "caveat_refused"
 
     def refusal(self, call: Call) -> str | None:
         """Why `call` is not one of these methods, or None."""
@@ -138,7 +145,11 @@ class Expires:
     """Refuses from the instant `at` on (nanoseconds since the epoch)."""
 
     at: int
-    code: ClassVar[str] = "token_expired"
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "token_expired"
 
     def refusal(self, call: Call) -> str | None:
         """Why `call` comes too late, or None."""
@@ -150,7 +161,11 @@ class Upstream:
     """Refuses every upstream but those that a glob names."""
 
     globs: tuple[str, ...]
-    code: ClassVar[str] = "caveat_refused"
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "caveat_refused"
 
     def refusal(self, call: Call) -> str | None:
         """Why the call's upstream is not meant, or None."""
@@ -164,7 +179,11 @@ class Model:
     """Refuses every call but those that ask for a model that a glob names. Case counts."""
 
     globs: tuple[str, ...]
-    code: ClassVar[str] = "caveat_refused"
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "caveat_refused"
 
     def refusal(self, call: Call) -> str | None:
         """Why the call's model is not meant, or None."""
@@ -180,7 +199,11 @@ class Peer:
     """Refuses every client address outside these networks."""
 
     networks: tuple[Network, ...]
-    code: ClassVar[str] = "caveat_refused"
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "caveat_refused"
 
     def refusal(self, call: Call) -> str | None:
         """Why the client's address is not meant, or None."""

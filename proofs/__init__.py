@@ -1,0 +1,1 @@
+"""The ledger's laws, checked on small models: see docs/proofs.md."""

@@ -1,0 +1,5 @@
+"""`python -m proofs`: check the laws on the model."""
+
+from proofs.model import main
+
+raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""The statements with which a group reads and writes its rows. Each finds its rows by an index, whatever their number.
+
+What comes in is an array for each column: a statement is prepared once, for any number of rows.
+"""
+
+from typing import Final
+
+KEYED: Final = """
+    SELECT a.n, a.id, a.unit, a.parent, a.label, a."limit", a.period
+    FROM unnest($1::text[], $2::text[]) AS k (id, unit) JOIN account a ON a.id = k.id AND a.unit = k.unit
+"""
+ANCESTRY: Final = """
+    WITH RECURSIVE up AS (
+        SELECT n, id, unit, parent, label, "limit", period, 0 AS d FROM account WHERE n = $1
+        UNION ALL
+        SELECT a.n, a.id, a.unit, a.parent, a.label, a."limit", a.period, d + 1
+        FROM up JOIN account a ON a.id = up.parent AND a.unit = up.unit
+    )
+    SELECT * FROM up ORDER BY d DESC
+"""
+
+# One row at least, for the time. Each row's time is that after its account was locked.
+LOCK: Final = """
+    SELECT a.*, now_ns(), e.at, e.n FROM (SELECT 1) one
+    LEFT JOIN (SELECT n, at FROM entry ORDER BY n DESC LIMIT 1) e ON true
+    LEFT JOIN (
+        SELECT n, granted, spent, held, calls, open FROM account WHERE n = ANY ($1::bigint[])
+        ORDER BY n FOR NO KEY UPDATE
+    ) a ON true
+"""
+WHERE_HELD: Final = "SELECT hold, leaf, counter FROM entry WHERE kind = 'reserve' AND hold = ANY ($1::text[])"
+HOLDS: Final = """
+    SELECT r.hold, r.leaf, r.counter, r.amount, r.owner, r.at, s.kind AS done, s.amount AS settled, c.scope, c.key,
+        (SELECT coalesce(sum(amount), 0)::bigint FROM entry WHERE hold = r.hold AND kind = 'extend') AS extended,
+        (SELECT coalesce(sum(amount), 0)::bigint FROM entry WHERE hold = r.hold AND kind IN ('refund', 'annul'))
+            AS refunded,
+        (SELECT count(*) FROM entry WHERE hold = r.hold AND kind = 'annul') > 0 AS annulled
+    FROM unnest($1::text[]) AS h (id) JOIN entry r ON r.hold = h.id AND r.kind = 'reserve'
+        LEFT JOIN entry s ON s.hold = h.id AND s.kind IN ('settle', 'void', 'expire')
+        LEFT JOIN claim c ON c.hold = h.id
+"""
+RATES: Final = "SELECT id, tat FROM rate WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE"
+CLAIMS: Final = """
+    SELECT c.* FROM unnest($1::text[], $2::text[]) AS k (scope, key)
+        JOIN claim c ON c.scope = k.scope AND c.key = k.key
+    ORDER BY c.scope, c.key FOR UPDATE OF c
+"""
+CLAIMS_OF: Final = "SELECT * FROM claim WHERE hold = ANY ($1::text[]) ORDER BY scope, key FOR UPDATE"
+WINDOWS: Final = """
+    SELECT w.account, w.start, w.spent, w.held, w.granted
+    FROM unnest($1::bigint[], $2::bigint[]) AS k (account, start)
+        JOIN "window" w ON w.account = k.account AND w.start = k.start
+"""
+
+NEW_ACCOUNTS: Final = """
+    INSERT INTO account (id, unit, parent, label, "limit", period, granted, spent, held, calls, open, opened_at)
+    SELECT *, $12::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+    RETURNING n, id, unit
+"""
+
+# A resolution deletes its hold; `held` is what a reserve holds that is still open at the end of the group. How many of
+# both were hit is for the caller to compare with what it knows.
+WRITE: Final = """
+    WITH mine AS (
+        UPDATE owner SET latest = $1 WHERE n = $2 AND ended_at IS NULL RETURNING n
+    ), line AS MATERIALIZED (
+        SELECT * FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
+            $11::text[], $12::bigint[]) WITH ORDINALITY
+            AS l (kind, hold, leaf, counter, amount, until, note, held, place)
+    ), moved AS (
+        UPDATE account a
+        SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open
+        FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[])
+            AS m (n, granted, spent, held, calls, open)
+        WHERE a.n = m.n
+    ), written AS (
+        INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note)
+        SELECT $3, kind, hold, leaf, counter, amount, until, $2, $4, note FROM line ORDER BY place
+    ), opened AS (
+        INSERT INTO hold (id, leaf, counter, amount, owner, at, until)
+        SELECT hold, leaf, counter, held, $2, $3, until FROM line WHERE held IS NOT NULL
+    ), closed AS (
+        DELETE FROM hold h USING line l WHERE l.kind IN ('settle', 'void', 'expire') AND h.id = l.hold RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM closed), (SELECT moved_to FROM ledger)
+"""
+GROWN: Final = """
+    WITH grown AS (
+        UPDATE hold h SET amount = g.amount FROM unnest($1::text[], $2::bigint[]) AS g (id, amount)
+        WHERE h.id = g.id RETURNING 1
+    ) SELECT count(*) FROM grown
+"""
+WRITE_WINDOWS: Final = """
+    INSERT INTO "window" (account, start, "limit", spent, held, granted)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+    ON CONFLICT (account, start)
+        DO UPDATE SET spent = excluded.spent, held = excluded.held, granted = excluded.granted
+"""
+CLOSE_WINDOWS: Final = 'DELETE FROM "window" WHERE account = $1 AND start < $2 AND held = 0'
+NEW_RATES: Final = "INSERT INTO rate (id, tat) SELECT * FROM unnest($1::text[], $2::bigint[])"
+RATES_CHANGED: Final = """
+    UPDATE rate r SET tat = c.tat FROM unnest($1::text[], $2::bigint[]) AS c (id, tat) WHERE r.id = c.id
+"""
+PURGE_RATES: Final = """
+    DELETE FROM rate WHERE id = ANY (ARRAY (
+        SELECT id FROM rate WHERE tat <= $1 ORDER BY tat LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+"""
+NEW_CLAIM: Final = """
+    INSERT INTO claim (scope, key, request, hold, at, done, body, response) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+CLAIM_CHANGED: Final = """
+    UPDATE claim SET request = $3, hold = $4, at = $5, done = $6, body = $7, response = $8
+    WHERE scope = $1 AND key = $2
+"""
+PURGE_CLAIMS: Final = """
+    DELETE FROM claim WHERE ctid = ANY (ARRAY (
+        SELECT ctid FROM claim WHERE at <= $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+"""
+STANDING: Final = """
+    SELECT a.* FROM unnest($1::text[], $2::text[]) AS k (id, unit)
+        JOIN account a ON a.id = k.id AND a.unit = k.unit
+"""

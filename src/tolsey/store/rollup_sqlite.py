@@ -1,0 +1,96 @@
+"""A SQLite ledger whose entries are rolled up: see `rollup`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tolsey.store.contract import EntryRow
+from tolsey.store.owners import Turn
+from tolsey.store.rollup import Sums
+from tolsey.store.sqlite_file import connect, errors_of
+
+_ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
+_LATER: Final = "kind NOT IN ('extend', 'settle', 'void', 'expire', 'refund', 'annul')"
+_FIRST: Final = f"{_ENTRY} WHERE n > ? AND n <= ? AND {_LATER} ORDER BY n LIMIT ?"
+_OF_HOLDS: Final = "WHERE hold IN (SELECT value FROM json_each(?1))"
+_REST: Final = f"""
+    {_ENTRY} {_OF_HOLDS} AND kind IN ('settle', 'void', 'expire')
+    UNION ALL {_ENTRY} {_OF_HOLDS} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
+"""
+_CANNOT: Final = "entries cannot be rolled up"
+
+
+class SqliteRollable:
+    """A `Rollable` over the file at `path`; each step holds the turn."""
+
+    def __init__(self, path: Path) -> None:
+        with errors_of(f"the ledger {path} cannot be opened"):
+            self._turn = Turn(path)
+            self._db = connect(path, "full")
+
+    async def take(self, after: int, up_to: int, most: int) -> list[list[EntryRow]]:
+        """Begin a step."""
+        self._turn.take()
+        with errors_of(_CANNOT):
+            self._db.execute("BEGIN IMMEDIATE")
+            found = [[EntryRow(*row)] for row in self._db.execute(_FIRST, (after, up_to, most))]
+            holds = {entries[0].hold: entries for entries in found if entries[0].kind == "reserve"}
+            for row in self._db.execute(_REST, (json.dumps(list(holds)),)):
+                entry = EntryRow(*row)
+                holds[entry.hold].append(entry)
+        return found
+
+    async def begin(self, up_to: int, at: int, made_at: int, note: str) -> int:
+        """Write down a roll-up."""
+        with errors_of(_CANNOT):
+            row = self._db.execute(
+                "INSERT INTO rollup (up_to, at, entries, sha256, made_at, note) VALUES (?, ?, 0, '', ?, ?) RETURNING n",
+                (up_to, at, made_at, note),
+            ).fetchone()
+        return int(row[0])
+
+    async def put(self, run: int, entries: Sequence[int], sums: Sums, digest: str) -> None:
+        """Replace entries by what they add up to."""
+        with errors_of(_CANNOT):
+            self._db.execute("DELETE FROM entry WHERE n IN (SELECT value FROM json_each(?))", (json.dumps(entries),))
+            self._db.executemany(
+                "INSERT INTO rolled (account, spent, calls, granted) VALUES (?, ?, ?, ?) ON CONFLICT (account)"
+                " DO UPDATE SET spent = spent + excluded.spent, calls = calls + excluded.calls,"
+                " granted = granted + excluded.granted",
+                [(account, *figures) for account, figures in sums.accounts.items()],
+            )
+            self._db.executemany(
+                "INSERT INTO rolled_window (account, start, spent, granted) SELECT account, start, ?3, ?4 FROM window"
+                " WHERE account = ?1 AND start = ?2 ON CONFLICT (account, start) DO UPDATE"
+                " SET spent = spent + excluded.spent, granted = granted + excluded.granted",
+                [(*key, *figures) for key, figures in sums.windows.items()],
+            )
+            self._db.execute(
+                "UPDATE rollup SET entries = entries + ?, sha256 = ? WHERE n = ?", (len(entries), digest, run)
+            )
+
+    async def end(self) -> None:
+        """End the step."""
+        with errors_of(_CANNOT):
+            self._db.execute("COMMIT")
+        self._turn.give()
+
+    async def forget_windows(self) -> None:
+        """Drop the sums of windows that are kept no more."""
+        self._turn.take()
+        try:
+            with errors_of(_CANNOT):
+                self._db.execute(
+                    "DELETE FROM rolled_window WHERE NOT EXISTS (SELECT 1 FROM window w"
+                    " WHERE w.account = rolled_window.account AND w.start = rolled_window.start)"
+                )
+        finally:
+            self._turn.give()
+
+    async def close(self) -> None:
+        """Undo a step that was not ended, and let go."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self._db.close()
+        self._turn.close()
