@@ -181,7 +181,7 @@ def test_depth_counts_the_links_after_it(gateway: Gateway) -> None:
         *(
             "colour = red",
             "tool = x",
-            "model = x",
+            "tool = x",
             "budget = 5 USD/year",
             "calls = 5/minute",
             "rate = 60",

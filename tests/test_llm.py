@@ -110,6 +110,8 @@ def test_a_compressed_body_has_no_price(coding: bytes) -> None:
 HAS_NO_BOUND: list[tuple[str, Body, str]] = [
     (CHAT, {"model": "nope"}, "has no price"),
     (CHAT, {"model": "gpt-4o", "web_search_options": {}}, "web_search_options"),
+    (CHAT, {"model": "gpt-4o", "modalities": ["text", "audio"]}, "no price for audio"),
+    (CHAT, {"model": "gpt-4o", "messages": [{"content": [{"type": "input_audio"}]}]}, "no price for audio"),
     (CHAT, {"model": "gpt-4o-search-preview"}, "searches is not known"),
     (CHAT, {"model": "gpt-4o", "tools": [{"type": "web_search"}]}, "web_search"),
     (CHAT, {"model": "gpt-4o", "tools": ["x"]}, "reads is not known"),
@@ -316,6 +318,7 @@ WRONG: list[bytes | Body] = [
     chat_usage(prompt_tokens_details={"cached_tokens": -1}),
     chat_usage(prompt_tokens_details={"cached_tokens": 11}),
     chat_usage(prompt_tokens_details=[1]),
+    chat_usage(prompt_tokens_details={"audio_tokens": 3}),
     {"usage": None},
     {"usage": []},
     {"usage": 5},

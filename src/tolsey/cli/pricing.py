@@ -42,9 +42,10 @@ def price(
     file: ConfigFile = DEFAULT_CONFIG,
     json: Json = False,
 ) -> None:
-    """Say what a call would reserve, which price of which route decides it, and what that is made of.
+    """Say what a call would reserve, and why.
 
-    No token is needed, nothing is charged and no upstream is asked. Exit status 1 if the call would be refused for want
+    Names the price of the route that decides it, and its parts. No token is needed, nothing is charged and no upstream
+    is asked. Exit status 1 if the call would be refused for want
     of a price.
     """
     from tolsey.cli.place import read_config

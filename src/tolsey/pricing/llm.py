@@ -62,6 +62,9 @@ _READ: Final = frozenset(
 _OTHER_MODELS: Final = ("models", "fallbacks", "fallback_models")
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt", "prompt_id", "item_reference"})
 _HOSTED: Final = frozenset({"web_search_options", "mcp_servers", "container"})
+_ADDED_TO: Final = ("tools", "functions", "response_format", "output_format", "output_config", "text")
+"""Where a provider adds instructions of its own."""
+
 _CLIENT_TOOLS: Final = re.compile(
     r"function|custom|local_shell|apply_patch|(?:bash|text_editor|computer|memory)_20[0-9]{6}", re.ASCII
 )
@@ -166,6 +169,8 @@ def _bounded(asked: Asked, document: dict[str, Any], provider: str) -> Asked:
         asked = asked._replace(way={"speed": speed})
     if weight.unbounded is not None:
         return asked._replace(why=weight.unbounded)
+    if weight.speaks and not {"input_audio_tokens", "output_audio_tokens"} <= price.rates(asked.now, {}).keys():
+        return asked._replace(why=f"the model {price.id} has no price for audio")
     tokens = price.context if weight.refers else weight.tokens
     if tokens is None:
         return asked._replace(why="it refers to what is not in it, and the model's context is not known")
@@ -203,13 +208,14 @@ def _hides(document: Mapping[str, object], provider: str, model: str) -> bool:
 
 class _Weight:
     """How much there is to read in a body. `tokens` is a bound for what stands in it, `refers` whether it means what
-    does not, `unbounded` why nothing bounds it. `caches` is whether the client asks for a cache.
+    does not, `unbounded` why nothing bounds it. `caches` is whether the client asks for a cache, `speaks` for audio.
     """
 
     def __init__(self, size: int, document: dict[str, Any], provider: str, model: str) -> None:
         self.tokens = size + EVERY_CALL_TOKENS
         self.refers = any(document.get(key) is not None for key in _ELSEWHERE)
         self.caches = False
+        self.speaks = isinstance(document.get("modalities"), list) and "audio" in document["modalities"]
         self.unbounded: str | None = None
         hosted = next((key for key in _HOSTED if document.get(key) is not None), None)
         if hosted is not None:
@@ -218,11 +224,11 @@ class _Weight:
             self.unbounded = f"what the model {model} searches is not known"
         elif document.get("inference_geo") not in (None, "global"):
             self.unbounded = "its inference_geo has a price of its own"
-        tools = document.get("tools")
-        if isinstance(tools, list) and tools:
+        if any(document.get(key) for key in _ADDED_TO):
             self.tokens += TOOLS_TOKENS
-            for tool in tools:
-                self._tool(tool)
+        tools = document.get("tools")
+        for tool in tools if isinstance(tools, list) else []:
+            self._tool(tool)
         shown = [node for node in _contents(document) if node.get("type") in _IMAGES]
         for node in shown:
             # The bytes of an image are not what its tokens are counted by.
@@ -248,6 +254,7 @@ class _Weight:
 
     def _object(self, node: dict[str, Any]) -> None:
         self.caches = self.caches or node.get("cache_control") is not None
+        self.speaks = self.speaks or node.get("type") == "input_audio"
         source = node.get("source")
         if node.get("type") == "item_reference" or not _REFERENCES.isdisjoint(node):
             self.refers = True

@@ -18,6 +18,12 @@ Counts = Mapping[str, int]
 INPUT: Final = "input_tokens"
 OUTPUT: Final = "output_tokens"
 
+_IN_WIDER: Final = frozenset(
+    {"cache_read_tokens", "cache_write_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens"}
+    | {"output_reasoning_tokens"}
+)
+"""What costs as the wider unit does where it has no price of its own."""
+
 MOST_COUNTED: Final = 10**12
 """The largest count that is taken for a usage."""
 
@@ -82,7 +88,7 @@ class ModelPrice:
     def cost(self, counts: Counts, now: int, ways: Mapping[str, str]) -> Fraction:
         """What these counts cost, in nano-units. Raises ValueError, which says why, where they make no sense."""
         rates = self.rates(now, ways)
-        if any(counts.get(unit, 0) and unit not in rates for unit in (INPUT, OUTPUT)):
+        if any(count and unit not in rates and unit not in _IN_WIDER for unit, count in counts.items()):
             raise ValueError(f"{self.id} has no price for all that was used")
         narrowest = sorted(rates, key=lambda unit: (-len(rates[unit].dimensions), unit))
         own: dict[str, int] = {}
