@@ -31,7 +31,7 @@ price = "0.01 USD"
 price_per_request_mb = "1 USD"
 price_per_response_mb = "2 USD"
 price_per_second = "0.1 USD"
-[[route.rate]]
+[[route.rule]]
 headers = { X-Tier = "gold" }
 path = "/gold?a=b"
 price = "0.5 USD"
@@ -57,8 +57,8 @@ def test_every_part_is_named(place: Path) -> None:
     status, out, _ = invoke("price", "--method", "POST", "--path", "/a", "--body", "body", "--json")
     found = json.loads(out)
     assert status == 0
-    assert {key: found[key] for key in ("amount", "unit", "rate", "metered", "model", "route", "upstream", "mode")} == {
-        "amount": "3.51", "unit": "USD", "rate": None, "metered": True, "model": None, "route": "/*", "upstream": "u",
+    assert {key: found[key] for key in ("amount", "unit", "rule", "metered", "model", "route", "upstream", "mode")} == {
+        "amount": "3.51", "unit": "USD", "rule": None, "metered": True, "model": None, "route": "/*", "upstream": "u",
         "mode": "enforce",
     }  # fmt: skip
     assert [(part["part"], part["amount"]) for part in found["parts"]] == [
@@ -70,11 +70,11 @@ def test_every_part_is_named(place: Path) -> None:
     assert len(found["config"]) == 12
 
 
-def test_a_rate_is_named() -> None:
+def test_a_rule_is_named() -> None:
     words = ("price", "--path", "/gold", "--query", "a=b", "--header", "X-Tier: gold")
     status, out, _ = invoke(*words)
     assert status == 0
-    assert "reserves 1 USD: route /*, its rate number 0" in out
+    assert "reserves 1 USD: route /*, its rule number 0" in out
     assert "never more than at_most" in out
 
 

@@ -71,7 +71,7 @@ def test_the_template_with_its_example(file: Path) -> None:
     assert [(name, value.reveal()) for name, value in upstream.headers] == [("Authorization", "Bearer sk-sesame")]
     assert route.pattern.text == "/api/v1/search"
     assert (route.methods, route.upstream, route.mode) == (("GET",), "search", "enforce")
-    assert (route.price, route.rates, route.max_body) == (Price("USD", 10_000_000), (), None)
+    assert (route.price, route.rules, route.max_body) == (Price("USD", 10_000_000), (), None)
     assert "sk-sesame" not in repr(config) + str(config) + f"{upstream.headers}"
     assert repr(config.upstreams[0].headers[0][1]) == "***"
     assert all(ord(char) < 128 and len(line) <= 120 for line in TEMPLATE.splitlines() for char in line)

@@ -6,7 +6,7 @@ import pytest
 
 from tolsey.call import parse_pattern
 from tolsey.config import Config, load, problems
-from tolsey.config_prices import MAX_RATES, Model
+from tolsey.config_prices import MAX_RULES, Model
 from tolsey.pricing.tariff import Price, Reported, Rule
 from tolsey.units import NANO, parse_amount
 
@@ -50,23 +50,23 @@ PRICES: dict[str, Price] = {
 @pytest.mark.parametrize("text", PRICES)
 def test_a_price_is_read(file: Path, text: str) -> None:
     (route,) = read(file, ROUTE + text).routes
-    assert (route.price, route.rates) == (PRICES[text], ())
+    assert (route.price, route.rules) == (PRICES[text], ())
 
 
-def test_rates_are_read(file: Path) -> None:
+def test_rules_are_read(file: Path) -> None:
     text = """
-[[route.rate]]
+[[route.rule]]
 methods = ["POST", "PUT"]
 path = "/a/*?x=1"
 headers = { X-Tier = " gold " }
 price = "1 USD"
-[[route.rate]]
+[[route.rule]]
 methods = ["GET"]
 llm = "openai"
 """
     (route,) = read(file, ROUTE + text).routes
     assert route.price is None
-    assert route.rates == (
+    assert route.rules == (
         Rule(Price("USD", NANO), ("POST", "PUT"), parse_pattern("/a/*?x=1"), ((b"x-tier", b"gold"),)),
         Rule(Price("USD", llm="openai"), ("GET",)),
     )
@@ -100,21 +100,21 @@ BAD: list[tuple[str, int, str, str]] = [
     ("at_most = '1 USD'\nreported = { each = '1 USD', json = 'a' }", 9, "route[0].reported.json", "begins with '/'"),
     ("at_most = '1 USD'\nreported = { each = '1 USD', header = 'a b' }", 9, "route[0].reported.header", "not a header"),
     ("at_most = '1 USD'\nreported = { each = '1 USD', header = 'a', x = 1 }", 9, "route[0].reported.x", "unknown key"),
-    ("[[route.rate]]\nprice = '1 USD'", 8, "route[0].rate[0].path", "methods, a path or headers"),
-    ("[[route.rate]]\nmethods = ['GET']", 8, "route[0].rate[0].price", "is missing; a rate has one"),
-    ("[[route.rate]]\nmethods = ['*']\nprice = '1 USD'", 9, "route[0].rate[0].methods[0]", "is not one of GET"),
-    ("[[route.rate]]\npath = 'a'\nprice = '1 USD'", 9, "route[0].rate[0].path", "is not a pattern"),
-    ("[[route.rate]]\nheaders = { A = 1 }\nprice = '1 USD'", 9, "route[0].rate[0].headers.A", "needs a header name"),
-    ("[[route.rate]]\npth = '/a'\npath = '/a'\nprice = '1 USD'", 9, "route[0].rate[0].pth", "did you mean"),
-    ("rate = 5", 8, "route[0].rate", "must be an array of tables"),
+    ("[[route.rule]]\nprice = '1 USD'", 8, "route[0].rule[0].path", "methods, a path or headers"),
+    ("[[route.rule]]\nmethods = ['GET']", 8, "route[0].rule[0].price", "is missing; a rule has one"),
+    ("[[route.rule]]\nmethods = ['*']\nprice = '1 USD'", 9, "route[0].rule[0].methods[0]", "is not one of GET"),
+    ("[[route.rule]]\npath = 'a'\nprice = '1 USD'", 9, "route[0].rule[0].path", "is not a pattern"),
+    ("[[route.rule]]\nheaders = { A = 1 }\nprice = '1 USD'", 9, "route[0].rule[0].headers.A", "needs a header name"),
+    ("[[route.rule]]\npth = '/a'\npath = '/a'\nprice = '1 USD'", 9, "route[0].rule[0].pth", "did you mean"),
+    ("rule = 5", 8, "route[0].rule", "must be an array of tables"),
     (
-        "".join("[[route.rate]]\npath = '/a'\nprice = '1 USD'\n" for _ in range(MAX_RATES + 1)),
-        8 + 3 * MAX_RATES,
-        f"route[0].rate[{MAX_RATES}]",
+        "".join("[[route.rule]]\npath = '/a'\nprice = '1 USD'\n" for _ in range(MAX_RULES + 1)),
+        8 + 3 * MAX_RULES,
+        f"route[0].rule[{MAX_RULES}]",
         "at most 64",
     ),
     ("mode = 'public'\nllm = 'openai'", 4, "route[0].price", "charges nobody"),
-    ("mode = 'public'\n[[route.rate]]\npath = '/a'\nprice = '1 USD'", 4, "route[0].price", "charges nobody"),
+    ("mode = 'public'\n[[route.rule]]\npath = '/a'\nprice = '1 USD'", 4, "route[0].price", "charges nobody"),
     ("price = '1 USD'\n[[model]]\nname = 'm'\noutput = '1 USD'", 9, "model[0].input", "is missing"),
     ("price = '1 USD'\n[[model]]\nname = 'm'\ninput = '1 USD'", 9, "model[0].output", "is missing"),
     ("price = '1 USD'\n[[model]]\nname = 'm'\ninput = '1 EUR'\noutput = '1 USD'", 11, "model[0].input", "are in USD"),

@@ -16,16 +16,16 @@ CONFIG = """
 name = "one"
 url = "http://127.0.0.1:<port>"
 [[route]]
-path = "/rates/*"
+path = "/by-rule/*"
 methods = ["GET", "POST"]
 upstream = "one"
-[[route.rate]]
-path = "/rates/search?depth=full"
+[[route.rule]]
+path = "/by-rule/search?depth=full"
 price = "0.05 USD"
-[[route.rate]]
+[[route.rule]]
 methods = ["POST"]
 price = "0.02 USD"
-[[route.rate]]
+[[route.rule]]
 headers = { X-Tier = "gold" }
 price = "0.03 USD"
 [[route]]
@@ -104,13 +104,13 @@ def note(gateway: Gateway) -> str:
 @pytest.mark.parametrize(
     ("method", "target", "headers", "cost"),
     [
-        ("GET", "/rates/search?depth=full", (), "0.05"),
-        ("POST", "/rates/search?depth=full", (), "0.05"),
-        ("POST", "/rates/search", (), "0.02"),
-        ("GET", "/rates/search", ("X-Tier: gold",), "0.03"),
+        ("GET", "/by-rule/search?depth=full", (), "0.05"),
+        ("POST", "/by-rule/search?depth=full", (), "0.05"),
+        ("POST", "/by-rule/search", (), "0.02"),
+        ("GET", "/by-rule/search", ("X-Tier: gold",), "0.03"),
     ],
 )
-def test_the_first_rate_that_fits(
+def test_the_first_rule_that_fits(
     gateway: Gateway, upstream: Upstream, method: str, target: str, headers: tuple[str, ...], cost: str
 ) -> None:
     token = gateway.token()
@@ -122,10 +122,10 @@ def test_the_first_rate_that_fits(
 @pytest.mark.parametrize(
     ("target", "headers"),
     [
-        ("/rates/search", ()),
-        ("/rates/search?depth=basic&depth=full", ()),
-        ("/rates/search?DEPTH=full", ()),
-        ("/rates/search", ("X-Tier: gold", "X-Tier: none")),
+        ("/by-rule/search", ()),
+        ("/by-rule/search?depth=basic&depth=full", ()),
+        ("/by-rule/search?DEPTH=full", ()),
+        ("/by-rule/search", ("X-Tier: gold", "X-Tier: none")),
     ],
 )
 def test_a_call_whose_price_is_not_clear_is_not_made(

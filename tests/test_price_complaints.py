@@ -27,7 +27,7 @@ path = "/v1/*"
 methods = ["GET", "POST"]
 upstream = "llm"
 llm = "openai"
-[[route.rate]]
+[[route.rule]]
 methods = ["GET"]
 path = "/v1/models"
 price = "0 USD"

@@ -16,7 +16,7 @@ from typing import Final
 from tolsey import config_lines as lines
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
-from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rates
+from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
 from tolsey.config_secrets import Secret, fill, ledger_in
 from tolsey.errors import ConfigError, LedgerRefused
 from tolsey.pricing.tariff import Price, Rule
@@ -108,7 +108,7 @@ class Upstream:
 class Route:
     """Which calls go to which upstream at which price.
 
-    `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `rates` are prices of
+    `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `rules` are prices of
     some of its calls, `price` that of the others; both are missing on a public route. `max_body` is in bytes (None: no
     limit), the server's by default; `timeout` (None: the upstream's) and `max_duration` are in seconds.
     """
@@ -118,7 +118,7 @@ class Route:
     upstream: str
     mode: str
     price: Price | None
-    rates: tuple[Rule, ...]
+    rules: tuple[Rule, ...]
     max_body: int | None
     timeout: float | None
     max_duration: float
@@ -336,8 +336,8 @@ class _Reader:
         mode = table.read("mode", _mode, server.mode)
         charge = table.read("charge", one_of("always", "success"), "always")
         price = read_price(table, free_on_failure=charge == "success")
-        rates = read_rates(table, free_on_failure=charge == "success")
-        priced = has_price(table) or table.has("rate")
+        rules = read_rules(table, free_on_failure=charge == "success")
+        priced = has_price(table) or table.has("rule")
         if mode == "enforce" and table.good("mode") and not priced:
             table.complain("price", 'is missing; an enforce route has one, if only "0 USD"')
         if mode == "public" and priced:
@@ -348,7 +348,7 @@ class _Reader:
             upstream=table.need("upstream", known, ""),
             mode=mode,
             price=price,
-            rates=rates,
+            rules=rules,
             max_body=table.read("max_body", whole(0, _MAX_INT), server.max_body),
             timeout=table.read("timeout", seconds(MAX_SECONDS), None),
             max_duration=table.read("max_duration", seconds(LONGEST), MAX_SECONDS),

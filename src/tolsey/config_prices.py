@@ -1,4 +1,4 @@
-"""What calls cost, as `tolsey.toml` has it: the price keys of a route and of its `[[route.rate]]`, and `[[model]]`."""
+"""What calls cost, as `tolsey.toml` has it: the price keys of a route and of its `[[route.rule]]`, and `[[model]]`."""
 
 import re
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from tolsey.pricing.models import MOST_COUNTED
 from tolsey.pricing.tariff import Price, Reported, Rule
 from tolsey.units import MAX_NANO, Amount, parse_amount
 
-MAX_RATES: Final = 64
-"""The most `[[route.rate]]` that one route has."""
+MAX_RULES: Final = 64
+"""The most `[[route.rule]]` that one route has."""
 
 MAX_MODELS: Final = 1000
 
@@ -110,25 +110,25 @@ def _reported(table: Table) -> tuple[Amount, Reported] | None:
     return each, Reported(each.nano, header, pointer)
 
 
-def read_rates(table: Table, *, free_on_failure: bool) -> tuple[Rule, ...]:
-    """The `[[route.rate]]` of a route."""
+def read_rules(table: Table, *, free_on_failure: bool) -> tuple[Rule, ...]:
+    """The `[[route.rule]]` of a route."""
     rules = []
-    for rate in table.tables("rate", MAX_RATES):
-        price = read_price(rate, free_on_failure=free_on_failure)
-        if not has_price(rate):
-            rate.complain("price", 'is missing; a rate has one, if only "0 USD"')
-        methods = rate.each("methods", _method)
-        pattern = rate.read("path", rate_pattern, None)
+    for rule in table.tables("rule", MAX_RULES):
+        price = read_price(rule, free_on_failure=free_on_failure)
+        if not has_price(rule):
+            rule.complain("price", 'is missing; a rule has one, if only "0 USD"')
+        methods = rule.each("methods", _method)
+        pattern = rule.read("path", _rule_pattern, None)
         conditions = []
-        headers = rate.table("headers")
+        headers = rule.table("headers")
         for name, value in headers.items():
             try:
                 conditions.append((header_name(name), lines.text(value).strip().encode("ascii")))
             except (ValueError, UnicodeError):
                 headers.complain(name, "needs a header name and a text in ASCII that its value must be")
-        if not any(rate.has(key) for key in ("methods", "path", "headers")):
-            rate.complain("path", "is missing; a rate has methods, a path or headers that say which calls it is for")
-        rate.done()
+        if not any(rule.has(key) for key in ("methods", "path", "headers")):
+            rule.complain("path", "is missing; a rule has methods, a path or headers that say which calls it is for")
+        rule.done()
         if price is not None:
             rules.append(Rule(price, methods or None, pattern, tuple(conditions)))
     return tuple(rules)
@@ -191,6 +191,6 @@ def _method(value: object) -> str:
     return method
 
 
-def rate_pattern(value: object) -> Pattern:
-    """Parse the pattern of a rate, which may have a query part."""
+def _rule_pattern(value: object) -> Pattern:
+    """Parse the pattern of a rule, which may have a query part."""
     return parse_pattern(lines.text(value))

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from tolsey.config_prices import Model
-from tolsey.pricing.models import INPUT, OUTPUT, Dimensions, ModelPrice, Rate, Rates, Variant
+from tolsey.pricing.models import INPUT, OUTPUT, Dimensions, ModelPrice, UnitPrice, UnitPrices, Variant
 from tolsey.token.caveats import glob_matches
 from tolsey.units import NANO
 
@@ -70,7 +70,7 @@ def _own(model: Model, name: str) -> ModelPrice:
         "cache_write_tokens": model.cache_write,
     }
     rates = {
-        unit: Rate(_KINDS[unit], Fraction(amount.nano, _MILLION))
+        unit: UnitPrice(_KINDS[unit], Fraction(amount.nano, _MILLION))
         for unit, amount in amounts.items()
         if amount is not None
     }
@@ -111,11 +111,11 @@ def _convert(model: "ModelInfo") -> ModelPrice | None:
     return ModelPrice(model.id, source, tuple(periods), tuple(variants), context)
 
 
-def _rates(prices: "Listed") -> Rates:
+def _rates(prices: "Listed") -> UnitPrices:
     from genai_prices.data_units import unit_data
     from genai_prices.types import TieredPrices
 
-    found: dict[str, Rate] = {}
+    found: dict[str, UnitPrice] = {}
     for unit, about in unit_data.items():
         price = getattr(prices, about["price_key"], None)
         if price is None:
@@ -124,9 +124,9 @@ def _rates(prices: "Listed") -> Rates:
         dimensions = frozenset(about["dimensions"].items())
         if isinstance(price, TieredPrices):
             tiers = tuple((tier.start, Fraction(tier.price) * each) for tier in price.tiers)
-            found[unit] = Rate(dimensions, Fraction(price.base) * each, tiers)
+            found[unit] = UnitPrice(dimensions, Fraction(price.base) * each, tiers)
         else:
-            found[unit] = Rate(dimensions, Fraction(price) * each)
+            found[unit] = UnitPrice(dimensions, Fraction(price) * each)
     return found
 
 

@@ -32,7 +32,7 @@ def routes_of(config: Config) -> Routes:
         for upstream in config.upstreams
     }
     models = KnownModels(config.models)
-    prices = [price for route in config.routes for price in (route.price, *(rate.price for rate in route.rates))]
+    prices = [price for route in config.routes for price in (route.price, *(rule.price for rule in route.rules))]
     if any(price.llm for price in prices if price is not None):
         # Now, and not while a call waits.
         models.load()
@@ -54,7 +54,7 @@ def routes_of(config: Config) -> Routes:
 
 
 def _tariff(route: RouteConfig, models: KnownModels) -> Tariff:
-    return Tariff(route.price, route.rates, models, MAX_BODY if route.max_body is None else route.max_body)
+    return Tariff(route.price, route.rules, models, MAX_BODY if route.max_body is None else route.max_body)
 
 
 async def open_ledger(

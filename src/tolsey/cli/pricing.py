@@ -86,7 +86,7 @@ def _quote(
     known |= {"route": route.pattern.text, "mode": route.mode.value, "config": config.generation}
     limit = route.max_body
     if route.tariff is None:
-        return known | {"amount": None, "unit": None, "rate": None, "parts": [], "metered": False, "model": None}
+        return known | {"amount": None, "unit": None, "rule": None, "parts": [], "metered": False, "model": None}
     chosen = route.tariff.choose(call, headers)
     asked = None
     if not isinstance(chosen, Refusal) and chosen[0].llm is not None:
@@ -105,7 +105,7 @@ def _members(quote: "Quote") -> dict[str, object]:
     return {
         "amount": format_nano(quote.amount.nano),
         "unit": quote.amount.unit,
-        "rate": quote.rule,
+        "rule": quote.rule,
         "parts": [{"part": part, "amount": format_nano(nano)} for part, nano in quote.parts()],
         "metered": quote.varies,
         "model": None if quote.asked is None else quote.asked.model,
@@ -117,7 +117,7 @@ def _show(found: dict[str, object]) -> None:
     if found["amount"] is None:
         print(printable(f"{what} is public, goes to {found['upstream']}, costs nothing."))
         return
-    by = "its price" if found["rate"] is None else f"its rate number {found['rate']}, counted from 0"
+    by = "its price" if found["rule"] is None else f"its rule number {found['rule']}, counted from 0"
     print(printable(f"{what} reserves {found['amount']} {found['unit']}: route {found['route']}, {by}."))
     parts = found["parts"]
     if isinstance(parts, list) and parts:

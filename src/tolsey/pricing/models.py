@@ -29,7 +29,7 @@ MOST_COUNTED: Final = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class UnitPrice:
     """What one of a unit costs, in nano-units. From more than `tiers[n][0]` tokens of input on, it is `tiers[n][1]` for
     all of them.
     """
@@ -47,7 +47,7 @@ class Rate:
         return max([self.base] + [rate for start, rate in self.tiers if tokens > start])
 
 
-Rates = Mapping[str, Rate]
+UnitPrices = Mapping[str, UnitPrice]
 """By the unit's name."""
 
 
@@ -58,7 +58,7 @@ class Variant:
     key: str
     value: str
     since: int
-    rates: Rates
+    rates: UnitPrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class ModelPrice:
 
     id: str
     source: str
-    periods: tuple[tuple[int, Rates], ...]
+    periods: tuple[tuple[int, UnitPrices], ...]
     variants: tuple[Variant, ...] = ()
     context: int | None = None
     max_output: int | None = None
 
-    def rates(self, now: int, ways: Mapping[str, str]) -> Rates:
+    def rates(self, now: int, ways: Mapping[str, str]) -> UnitPrices:
         """The rates at an instant for a call that is served in these ways."""
         rates = dict(next((rates for since, rates in reversed(self.periods) if since <= now), self.periods[0][1]))
         taken: set[str] = set()
