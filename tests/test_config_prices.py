@@ -105,6 +105,10 @@ BAD: list[tuple[str, int, str, str]] = [
     ("[[route.rule]]\nmethods = ['*']\nprice = '1 USD'", 9, "route[0].rule[0].methods[0]", "is not one of GET"),
     ("[[route.rule]]\npath = 'a'\nprice = '1 USD'", 9, "route[0].rule[0].path", "is not a pattern"),
     ("[[route.rule]]\nheaders = { A = 1 }\nprice = '1 USD'", 9, "route[0].rule[0].headers.A", "needs a header name"),
+    *(
+        (f"[[route.rule]]\nprice = '1 USD'\nheaders.{name} = 'x'", 10, f"route[0].rule[0].headers.{name}", "not go up")
+        for name in ("Authorization", "X-Api-Key", "Tolsey-Tag", "X-Forwarded-For", "Connection", "Host", "TE")
+    ),
     ("[[route.rule]]\npth = '/a'\npath = '/a'\nprice = '1 USD'", 9, "route[0].rule[0].pth", "did you mean"),
     ("rule = 5", 8, "route[0].rule", "must be an array of tables"),
     (

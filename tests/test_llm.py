@@ -121,6 +121,7 @@ HAS_NO_BOUND: list[tuple[str, Body, str]] = [
     (MESSAGES, {"model": "claude-sonnet-4-5", "tools": [{"type": "web_search_20250305"}]}, "web_search_20250305"),
     (MESSAGES, {"model": "claude-sonnet-4-5", "max_tokens": 5, "mcp_servers": [{}]}, "mcp_servers"),
     (MESSAGES, {"model": "claude-sonnet-4-5", "max_tokens": 5, "inference_geo": "us"}, "inference_geo"),
+    (MESSAGES, {"model": "claude-sonnet-4-5", "max_tokens": 5, "context_management": {"edits": []}}, "context_man"),
     ("/v1/files", {"model": "gpt-4o"}, "its path is none"),
     ("/v1/chat/completions/x", {"model": "gpt-4o"}, "its path is none"),
 ]

@@ -8,6 +8,7 @@ from typing import Final
 from tolsey import config_lines as lines
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Table, one_of, shown, whole
+from tolsey.gateway.headers import goes_up
 from tolsey.pricing.document import parse_pointer
 from tolsey.pricing.llm import PROVIDERS
 from tolsey.pricing.models import MOST_COUNTED
@@ -124,6 +125,8 @@ def read_rules(table: Table, *, free_on_failure: bool) -> tuple[Rule, ...]:
         for name, value in headers.items():
             try:
                 conditions.append((header_name(name), lines.text(value).strip().encode("ascii")))
+                if not goes_up(conditions[-1][0]):
+                    headers.complain(name, "this header does not go upstream as the client sends it")
             except (ValueError, UnicodeError):
                 headers.complain(name, "needs a header name and a text in ASCII that its value must be")
         if not any(rule.has(key) for key in ("methods", "path", "headers")):

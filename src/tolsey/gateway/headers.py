@@ -119,6 +119,12 @@ def up(
     return out
 
 
+def goes_up(name: bytes) -> bool:
+    """Whether a header reaches the upstream as the client sent it, unless the client or a config says otherwise."""
+    dropped = name in _DROPPED_UP or name in _CREDENTIALS or b"_" in name
+    return not (dropped or name.startswith(_DROPPED_PREFIXES_UP))
+
+
 def down(headers: Headers, *, origin: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
     """The upstream's headers as the client gets them.
 

@@ -61,7 +61,7 @@ _READ: Final = frozenset(
 
 _OTHER_MODELS: Final = ("models", "fallbacks", "fallback_models")
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt", "prompt_id", "item_reference"})
-_HOSTED: Final = frozenset({"web_search_options", "mcp_servers", "container"})
+_HOSTED: Final = frozenset({"web_search_options", "mcp_servers", "container", "context_management", "plugins"})
 _ADDED_TO: Final = ("tools", "functions", "response_format", "output_format", "output_config", "text")
 """Where a provider adds instructions of its own."""
 
