@@ -52,9 +52,12 @@ def binaries() -> Path:
 
 
 def _as_server(*command: str | Path) -> list[str]:
-    """The command, as another user where this one is root."""
+    """The command, as another user where this one is root; a server ends with whoever started it, killed or not."""
+    if shutil.which("setpriv") is None:
+        return [*map(str, command)]
+    # Twice, since a change of the user forgets the signal.
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
-    return [*user, *map(str, command)]
+    return [*user, "setpriv", "--pdeathsig=QUIT", *map(str, command)]
 
 
 class Server:
