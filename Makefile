@@ -9,7 +9,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --upgrad
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +20,11 @@ setup: $(VENV)/.installed ## make .venv from the lock file; does nothing when it
 demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the delegation tree
 	@$(BIN)/tolsey demo
 
-test: setup ## run the tests; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: setup ## run the slow tests: kills, failover, long streams, memory
+	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 proofs: setup ## visit every state of the ledger's model, half a minute
 	@$(BIN)/python -m proofs --thorough $(ARGS)

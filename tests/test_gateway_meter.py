@@ -52,6 +52,7 @@ def test_ten_seconds_are_held_and_what_was_used_is_charged(gateway: Gateway, ups
     assert gateway.line_of(answer["tolsey-hold"])["cost"] == f"{hold['cost']} USD"
 
 
+@pytest.mark.slow
 def test_a_stream_is_extended_while_its_budget_lasts_and_then_cut(gateway: Gateway, upstream: Upstream) -> None:
     rich = gateway.token()
     poor = child_of(rich, "label = poor n", "budget = 0.65 USD")

@@ -69,6 +69,7 @@ class Load:
         await asyncio.wait_for(self._task, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED])
 async def test_kill_9_twenty_times(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)

@@ -304,6 +304,7 @@ async def test_the_export_of_a_database_is_that_of_a_file(gateways: Gateways, fi
     assert found == wanted
 
 
+@pytest.mark.slow
 async def test_every_command_on_a_database(gateways: Gateways, tmp_path: Path) -> None:
     """Each as the console script, with the URL from the environment; what a file says, a database says."""
     config = gateway(tmp_path / "g")

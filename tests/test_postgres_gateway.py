@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests import swarm
 from tests.postgres import Server, add_up, place, rows, server
 from tests.proxy import Proxy
@@ -106,6 +108,7 @@ def refused_well(load: Load) -> None:
     assert b"ledger_unavailable" in load.refusals[503].body
 
 
+@pytest.mark.slow
 async def test_a_gateway_through_every_failure_of_the_network(postgres: Server, tmp_path: Path) -> None:
     direct = postgres.database()
     async with Proxy(postgres.port) as proxy:
@@ -132,6 +135,7 @@ async def test_a_gateway_through_every_failure_of_the_network(postgres: Server, 
             assert {worker.pid for worker in gateway.workers()} == workers, "no restart was needed"
 
 
+@pytest.mark.slow
 async def test_two_gateways_while_their_server_stops_and_hangs(tmp_path: Path) -> None:
     with server() as running:
         url = running.database()
@@ -147,6 +151,7 @@ async def test_two_gateways_while_their_server_stops_and_hangs(tmp_path: Path) -
             refused_well(load)
 
 
+@pytest.mark.slow
 async def test_failover(tmp_path: Path) -> None:
     """A primary with one synchronous standby, killed under load; the standby is promoted."""
     with server() as primary, place() as folder:

@@ -364,6 +364,7 @@ def test_nothing_to_roll_up_and_nothing_overwritten(config: Path, c: tuple[str, 
     assert len(journal(book(config))) == 3
 
 
+@pytest.mark.slow
 def test_beside_a_gateway_that_writes(config: Path, c: tuple[str, str], tmp_path: Path) -> None:
     token = answer(*TEAM, *c)["token"]
     purse_ = chain_of(config, token).purse("USD")
