@@ -11,7 +11,7 @@ from tolsey.errors import Refusal
 from tolsey.model_prices import KnownModels
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.models import INPUT, OUTPUT
-from tolsey.pricing.tariff import Cost, Price, Quote, Tariff
+from tolsey.pricing.tariff import Chosen, Cost, Price, Quote, Tariff
 from tolsey.token.caveats import parse_expiry
 from tolsey.units import NANO
 
@@ -45,7 +45,8 @@ def asked(path: str, **body: object) -> Asked:
 
 def quoted(path: str, *, at_most: Any = None, **body: Any) -> Quote | Refusal:  # noqa: ANN401 - it is JSON
     found = tariff(path, at_most)
-    return found.quote(call(method="POST", path=path, query="", now=NOW), (), 0, asked(path, **body))
+    assert found.price is not None
+    return found.quote(Chosen(found.price), 0, asked(path, **body))
 
 
 # --- the caveat

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.tokens import call
 from tolsey.errors import Refusal
 from tolsey.model_prices import KnownModels
-from tolsey.pricing.tariff import Price, Quote, Tariff
+from tolsey.pricing.tariff import Chosen, Price, Quote, Tariff
 from tolsey.token.caveats import parse_expiry
 
 NOW = parse_expiry("2026-12-01")
@@ -43,7 +43,7 @@ def quoted(provider: str, path: str, body: bytes, at_most: int | None) -> Quote 
     attempt = call(method="POST", path=path, query="", now=NOW)
     assert tariff.price is not None
     asked = tariff.read(tariff.price, attempt, (), body)
-    return asked if isinstance(asked, Refusal) else tariff.quote(attempt, (), len(body), asked)
+    return asked if isinstance(asked, Refusal) else tariff.quote(Chosen(tariff.price), len(body), asked)
 
 
 @given(

@@ -13,7 +13,7 @@ from tolsey.call import parse_pattern
 from tolsey.errors import Refusal
 from tolsey.pricing.document import DocumentInvalid, parse_pointer, read_document, resolve, write_document
 from tolsey.pricing.events import Events
-from tolsey.pricing.tariff import Cost, Price, Quote, Reported, Rule, Tariff
+from tolsey.pricing.tariff import Chosen, Cost, Price, Quote, Reported, Rule, Tariff
 from tolsey.pricing.usage import Usage
 from tolsey.units import NANO, parse_amount
 
@@ -26,7 +26,7 @@ def usd(text: str) -> int:
 
 
 def quoted(price: Price, size: int | None = 0) -> Quote:
-    quote = Tariff(price).quote(GET, size=size)
+    quote = Tariff(price).quote(Chosen(price), size)
     assert isinstance(quote, Quote), quote
     return quote
 
@@ -137,7 +137,9 @@ BELOW = Rule(Price("USD", 6), pattern=parse_pattern("/s/*"))
 def test_the_first_rule_that_fits_wins(
     rules: tuple[Rule, ...], attempt: dict[str, str], headers: list[tuple[bytes, bytes]], price: int | str
 ) -> None:
-    found = Tariff(Price("USD", 1), rules).quote(call(**({"path": "/s", "query": ""} | attempt)), headers)  # type: ignore[arg-type]  # all are texts
+    tariff = Tariff(Price("USD", 1), rules)
+    chosen = tariff.choose(call(**({"path": "/s", "query": ""} | attempt)), headers)  # type: ignore[arg-type]  # all are texts
+    found = chosen if isinstance(chosen, Refusal) else tariff.quote(chosen)
     if isinstance(price, str):
         assert isinstance(found, Refusal)
         assert found.code == "unpriceable"
@@ -148,13 +150,14 @@ def test_the_first_rule_that_fits_wins(
 
 
 def test_a_call_that_no_rule_fits_has_no_price() -> None:
-    found = Tariff(None, (POSTS,)).quote(GET)
+    found = Tariff(None, (POSTS,)).choose(GET, ())
     assert isinstance(found, Refusal)
     assert found.code == "unpriceable"
 
 
 def test_a_price_that_fits_no_amount_is_no_price() -> None:
-    found = Tariff(Price("USD", per_request_mb=2**63 - 1)).quote(GET, size=2_000_000)
+    price = Price("USD", per_request_mb=2**63 - 1)
+    found = Tariff(price).quote(Chosen(price), 2_000_000)
     assert isinstance(found, Refusal)
     assert found.code == "unpriceable"
 

@@ -88,16 +88,18 @@ def _quote(
     if route.tariff is None:
         return known | {"amount": None, "unit": None, "rule": None, "parts": [], "metered": False, "model": None}
     chosen = route.tariff.choose(call, headers)
+    if isinstance(chosen, Refusal):
+        return chosen
     asked = None
-    if not isinstance(chosen, Refusal) and chosen[0].llm is not None:
+    if chosen.price.llm is not None:
         limit = route.tariff.max_body
-        read = route.tariff.read(chosen[0], call, headers, body or b"")
+        read = route.tariff.read(chosen.price, call, headers, body or b"")
         if isinstance(read, Refusal):
             return read
         asked = read
     if limit is not None and body is not None and len(body) > limit:
         return Refusal("body_too_large", f"this route takes a body of at most {limit} bytes")
-    quote = route.tariff.quote(call, headers, len(body or b""), asked)
+    quote = route.tariff.quote(chosen, len(body or b""), asked)
     return quote if isinstance(quote, Refusal) else known | _members(quote)
 
 

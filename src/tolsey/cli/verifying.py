@@ -114,10 +114,12 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
     if route.tariff is None:
         return Refusal("unpriceable", "the route has no price")
     chosen = route.tariff.choose(made, ())
-    if not isinstance(chosen, Refusal) and chosen[0].llm is not None:
-        price, shown = Amount(1, chosen[0].unit), "what its body asks for"
+    if isinstance(chosen, Refusal):
+        return chosen
+    if chosen.price.llm is not None:
+        price, shown = Amount(1, chosen.price.unit), "what its body asks for"
     else:
-        quote = route.tariff.quote(made)
+        quote = route.tariff.quote(chosen)
         if isinstance(quote, Refusal):
             return quote
         price, shown = quote.amount, str(quote.amount)

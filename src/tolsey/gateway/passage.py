@@ -18,29 +18,16 @@ from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog, CallRecord
 from tolsey.gateway.meter import Meter
+from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.recorder import Instead, Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
-from tolsey.ledger.events import (
-    Claim,
-    Conflict,
-    Granted,
-    Late,
-    Outcome,
-    RateLimited,
-    Repeated,
-    Reserve,
-    Settle,
-    Shortfall,
-    TooManyHolds,
-    Unknown,
-    Void,
-)
+from tolsey.ledger.events import Claim, Granted, Outcome, Repeated, Reserve, Settle, Void
 from tolsey.pricing.llm import Asked
-from tolsey.pricing.tariff import Quote
+from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
-from tolsey.token.caveats import SECOND, Network, format_time
+from tolsey.token.caveats import SECOND, Network
 from tolsey.token.chain import Chain, Charge, Clearance, clear
 from tolsey.token.verifier import Verifier
 from tolsey.units import Amount, format_nano
@@ -138,22 +125,31 @@ class Passage:
             chain = self.verifier.verify(token)
         except TokenError as error:
             return Refusal(error.code, error.detail)
-        asked = await self._ask(request, client, route, call)
+        if route.tariff is None:
+            return Refusal("unpriceable", "the route has no price")
+        chosen = route.tariff.choose(call, request.headers)
+        asked = await self._ask(request, client, route, route.tariff, call, chosen)
         if isinstance(asked, Refusal):
             self._log.refused(asked)
             return asked
         if asked is not None:
             call = call._replace(model=asked.model)
-        cleared = self._price(chain, request, call, route, asked)
+        cleared = self._price(chain, request, call, route.tariff, chosen, asked)
         if isinstance(cleared, Refusal):
             self._log.refused(cleared)
         return cleared
 
-    async def _ask(self, request: Request, client: Client, route: Route, call: Call) -> Asked | Refusal | None:
+    async def _ask(
+        self,
+        request: Request,
+        client: Client,
+        route: Route,
+        tariff: Tariff,
+        call: Call,
+        chosen: Chosen | Refusal,
+    ) -> Asked | Refusal | None:
         """What a call asks for in its body, where its price stands there; the body is then read here."""
-        tariff = route.tariff
-        chosen = None if tariff is None else tariff.choose(call, request.headers)
-        if tariff is None or chosen is None or isinstance(chosen, Refusal) or chosen[0].llm is None:
+        if isinstance(chosen, Refusal) or chosen.price.llm is None:
             return None
         try:
             body = await client.read(tariff.max_body, route.timeout)
@@ -161,17 +157,23 @@ class Passage:
             return _too_large(tariff.max_body)
         except BodyBroken:
             return Refusal("request_invalid", "the request body broke off")
-        return tariff.read(chosen[0], call, request.headers, body)
+        return tariff.read(chosen.price, call, request.headers, body)
 
     def _price(
-        self, chain: Chain, request: Request, call: Call, route: Route, asked: Asked | None
+        self,
+        chain: Chain,
+        request: Request,
+        call: Call,
+        tariff: Tariff,
+        chosen: Chosen | Refusal,
+        asked: Asked | None,
     ) -> Cleared | Refusal:
         clearance = clear(chain, call)
         if isinstance(clearance, Refusal):
             return clearance
-        if route.tariff is None:
-            return Refusal("unpriceable", "the route has no price")
-        quote = route.tariff.quote(call, request.headers, request.size, asked)
+        if isinstance(chosen, Refusal):
+            return chosen
+        quote = tariff.quote(chosen, request.size, asked)
         if isinstance(quote, Refusal):
             return quote
         charge = clearance.charge(quote.amount)
@@ -211,38 +213,14 @@ class Passage:
         return outcome if isinstance(outcome, Repeated) else self._refusal(outcome, cleared)
 
     def _refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
-        match outcome:
-            case Shortfall(account, spent, held, limit, resets_at):
-                shown = self.disclose_chain or account.id in cleared.clearance.chain.own_accounts()
-                counted = account in cleared.charge.counters
-                return Refusal(
-                    "calls_exhausted" if counted else "budget_exhausted",
-                    f"{account.label or 'an account'} cannot pay {'another call' if counted else cleared.quote.amount}",
-                    link=account.label,
-                    prefix_id=account.id,
-                    unit=account.unit,
-                    limit=limit if shown else None,
-                    spent=spent if shown else None,
-                    held=held if shown else None,
-                    resets_at=None if resets_at is None else format_time(resets_at),
-                )
-            case RateLimited(rate, until):
-                return Refusal(
-                    "rate_limited",
-                    f"at most {rate.calls} calls a {rate.period}",
-                    link=rate.label,
-                    prefix_id=rate.id,
-                    retry_after=max(1, -((self.now() - until) // SECOND)),
-                )
-            case TooManyHolds(account):
-                return Refusal(
-                    "too_many_holds", "too many calls of this Link are open", link=account.label, prefix_id=account.id
-                )
-            case Conflict(detail):
-                return Refusal("ledger_conflict", detail)
-            case Late() | Unknown():
-                return Refusal("ledger_conflict", "the hold was closed while the call was running")
-        raise AssertionError(f"a reserve cannot end in {outcome}")
+        return refusal_of(
+            outcome,
+            cleared.clearance.chain,
+            cleared.charge,
+            cleared.quote.amount,
+            disclose_chain=self.disclose_chain,
+            now=self.now(),
+        )
 
     async def _forward(
         self,

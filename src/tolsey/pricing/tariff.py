@@ -267,6 +267,13 @@ class Pointed:
             raise ValueError(f"the reported field {error}") from None
 
 
+class Chosen(NamedTuple):
+    """The price of a call, and the number of its rule (None: it is the route's own)."""
+
+    price: Price
+    rule: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tariff:
     """The prices of a route: of the first rule that fits, else its own, else (None) there is none."""
@@ -287,17 +294,17 @@ class Tariff:
         }
         object.__setattr__(self, "_flat", flat)
 
-    def choose(self, call: Call, headers: Headers) -> tuple[Price, int | None] | Refusal:
-        """The price of a call and the number of its rule; which body it has is not looked at."""
+    def choose(self, call: Call, headers: Headers) -> Chosen | Refusal:
+        """The price that a call comes under; which body it has is not looked at."""
         for number, rule in enumerate(self.rules):
             try:
                 if rule.fits(call, headers):
-                    return rule.price, number
+                    return Chosen(rule.price, number)
             except ValueError as error:
                 return Refusal("unpriceable", f"which price is meant is not clear: {error}")
         if self.price is None:
             return Refusal("unpriceable", "no price of the route is for this call")
-        return self.price, None
+        return Chosen(self.price)
 
     def read(self, price: Price, call: Call, headers: Headers, body: bytes) -> Asked | Refusal:
         """What an LLM call asks for, from its body."""
@@ -308,13 +315,8 @@ class Tariff:
             price.llm, self.models, method=call.method, path=call.path, coding=coding, body=body, now=call.now
         )
 
-    def quote(
-        self, call: Call, headers: Headers = (), size: int | None = 0, asked: Asked | None = None
-    ) -> Quote | Refusal:
+    def quote(self, chosen: Chosen, size: int | None = 0, asked: Asked | None = None) -> Quote | Refusal:
         """The worst case for a call whose request body has `size` bytes (None: not known)."""
-        chosen = self.choose(call, headers)
-        if isinstance(chosen, Refusal):
-            return chosen
         price, rule = chosen
         if rule in self._flat:
             return self._flat[rule]
