@@ -14,7 +14,8 @@ from tests.ledgers import Child, Ledgers, database, journal, open_holds, owner_f
 from tests.reading import fsck
 from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.events import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
-from tolsey.store import sqlite
+from tolsey.ledger.windows import window
+from tolsey.store import sqlite, sqlite_rows
 from tolsey.store.owners import Turn, is_dead
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability, connect
@@ -32,6 +33,23 @@ def ledgers(tmp_path: Path) -> Iterator[Ledgers]:
 
 def in_full(outcomes: list[Outcome]) -> list[str]:
     return [say(outcome) for outcome in outcomes]
+
+
+def test_a_balance_is_of_one_instant(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an account says and what its window says belong together, whatever is committed meanwhile."""
+    one, other = ledgers.open("o1"), ledgers.open("o2")
+    (account,) = accounts = purse("root 100/day")
+    other.run([Reserve("h1", accounts, 10)], NOON)
+    waiting = [Settle("h1", 4)]
+
+    def meanwhile(period: str, at: int) -> tuple[int, int]:
+        while waiting:
+            other.run([waiting.pop()], NOON)
+        return window(period, at)
+
+    monkeypatch.setattr(sqlite_rows, "window", meanwhile)
+    (balance,) = one.balances([account], NOON)
+    assert (balance.spent, balance.held, balance.calls, balance.open) == (4, 0, 1, 0)
 
 
 def test_a_group_is_one_transaction(ledgers: Ledgers) -> None:

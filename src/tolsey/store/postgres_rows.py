@@ -343,20 +343,14 @@ def _any(column: list[int | None]) -> list[int | None]:
 
 async def standing(db: Db, accounts: Sequence[Account], at: int) -> list[Balance]:
     """Where the accounts stand as committed; one that does not exist yet stands at 0, one with a period as its window
-    does that holds the ledger's time `at`.
+    does that holds the ledger's time `at`. Read in one statement, so that all of it is of one instant.
     """
-    rows = await db.fetch(sql.STANDING, [a.id for a in accounts], [a.unit for a in accounts])
-    found: dict[Key, asyncpg.Record] = {(row["id"], row["unit"]): row for row in rows}
+    starts = [None if a.period is None else window(a.period, at)[0] for a in accounts]
+    rows = await db.fetch(sql.STANDING, [a.id for a in accounts], [a.unit for a in accounts], starts)
     balances = []
-    for account in accounts:
-        row = found.get(account[:2])
-        if row is None:
-            balances.append(Balance(account))
-            continue
-        there = Account(row["id"], row["unit"], row["parent"], row["label"], row["limit"], row["period"])
-        balance = Balance(there, row["spent"], row["held"], row["calls"], row["open"], row["granted"])
-        if account.period is not None:
-            stands = await db.fetch(sql.WINDOWS, [row["n"]], [window(account.period, at)[0]])
-            balance.spent, balance.held, balance.granted = stands[0][2:] if stands else (0, 0, 0)
-        balances.append(balance)
+    for account, (n, parent, label, limit, period, calls, open_, spent, held, granted) in zip(
+        accounts, rows, strict=True
+    ):
+        there = account if n is None else Account(account.id, account.unit, parent, label, limit, period)
+        balances.append(Balance(there, spent, held, calls, open_, granted))
     return balances

@@ -120,6 +120,12 @@ PURGE_CLAIMS: Final = """
     ))
 """
 STANDING: Final = """
-    SELECT a.* FROM unnest($1::text[], $2::text[]) AS k (id, unit)
-        JOIN account a ON a.id = k.id AND a.unit = k.unit
+    SELECT a.n, a.parent, a.label, a."limit", a.period, coalesce(a.calls, 0), coalesce(a.open, 0),
+        coalesce(CASE WHEN a.period IS NULL THEN a.spent ELSE w.spent END, 0),
+        coalesce(CASE WHEN a.period IS NULL THEN a.held ELSE w.held END, 0),
+        coalesce(CASE WHEN a.period IS NULL THEN a.granted ELSE w.granted END, 0)
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS k (id, unit, start, place)
+        LEFT JOIN account a ON a.id = k.id AND a.unit = k.unit
+        LEFT JOIN "window" w ON w.account = a.n AND w.start = k.start
+    ORDER BY k.place
 """

@@ -50,6 +50,16 @@ _ACCOUNTS: Final = """
     WHERE id IN (SELECT value FROM json_each(?))
 """
 
+_STANDING: Final = """
+    SELECT a.n, a.parent, a.label, a."limit", a.period, coalesce(a.calls, 0), coalesce(a.open, 0),
+        coalesce(iif(a.period IS NULL, a.spent, w.spent), 0), coalesce(iif(a.period IS NULL, a.held, w.held), 0),
+        coalesce(iif(a.period IS NULL, a.granted, w.granted), 0)
+    FROM json_each(?) k
+        LEFT JOIN account a ON a.id = json_extract(k.value, '$[0]') AND a.unit = json_extract(k.value, '$[1]')
+        LEFT JOIN window w ON w.account = a.n AND w.start = json_extract(k.value, '$[2]')
+    ORDER BY k.key
+"""
+
 _HOLDS: Final = """
     SELECT r.hold, r.leaf, r.counter, r.amount, r.owner, r.at, s.kind, s.amount, c.scope, c.key,
         (SELECT coalesce(sum(amount), 0) FROM entry WHERE hold = r.hold AND kind = 'extend'),
@@ -334,20 +344,15 @@ def accounts_of(db: sqlite3.Connection, ids: Iterable[str]) -> Iterable[tuple[in
 
 def standing(db: sqlite3.Connection, accounts: Sequence[Account], at: int) -> list[Balance]:
     """Where the accounts stand as committed; one that does not exist yet stands at 0, one with a period as its window
-    does that holds the ledger's time `at`.
+    does that holds the ledger's time `at`. Read in one statement, so that all of it is of one instant.
     """
-    found = {balance.account[:2]: (n, balance) for n, balance in accounts_of(db, {a.id for a in accounts})}
-    standing = []
-    for account in accounts:
-        n, balance = found.get(account[:2], (0, Balance(account)))
-        if account.period is not None:
-            row = db.execute(
-                "SELECT spent, held, granted FROM window WHERE account = ? AND start = ?",
-                (n, window(account.period, at)[0]),
-            ).fetchone()
-            balance.spent, balance.held, balance.granted = row or (0, 0, 0)
-        standing.append(balance)
-    return standing
+    asked = [(a.id, a.unit, None if a.period is None else window(a.period, at)[0]) for a in accounts]
+    balances = []
+    for account, row in zip(accounts, db.execute(_STANDING, (json.dumps(asked),)), strict=True):
+        n, parent, label, limit, period, calls, open_, spent, held, granted = row
+        there = account if n is None else Account(account.id, account.unit, parent, label, limit, period)
+        balances.append(Balance(there, spent, held, calls, open_, granted))
+    return balances
 
 
 def _put(db: sqlite3.Connection, insert: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> None:
