@@ -7,7 +7,7 @@ import pytest
 
 from tests.tokens import CENT, FREE, SUBTASK, chain_of, decide, mint, refused, verdict
 from tolsey.errors import CaveatInvalid, TokenMalformed
-from tolsey.token.caveats import BudgetCaveat, Calls, Meaning, Pace, parse_caveat
+from tolsey.token.caveats import BudgetCaveat, Calls, Meaning, RateCaveat, parse_caveat
 from tolsey.token.chain import Account, Charge, Rate
 from tolsey.token.macaroon import Macaroon
 from tolsey.units import Amount, Budget
@@ -25,9 +25,9 @@ MEANS: dict[str, Meaning] = {
     "calls = 9223372036": Calls(9_223_372_036, None),
     **{f"calls = 100/{period}": Calls(100, period) for period in ("hour", "day", "week", "month")},
     "calls = 100 / hour": Calls(100, "hour"),
-    **{f"rate = 60/{period}": Pace(60, period) for period in ("second", "minute", "hour", "day")},
-    "rate = 1/second": Pace(1, "second"),
-    "rate = 1000000 / day": Pace(1_000_000, "day"),
+    **{f"rate = 60/{period}": RateCaveat(60, period) for period in ("second", "minute", "hour", "day")},
+    "rate = 1/second": RateCaveat(1, "second"),
+    "rate = 1000000 / day": RateCaveat(1_000_000, "day"),
 }
 
 WRONG = [

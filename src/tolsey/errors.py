@@ -192,7 +192,9 @@ class LedgerFull(LedgerUnavailable):
 class CommitUnknown(LedgerUnavailable):
     """Whether a group was kept is not known. `full` says whether it was for want of disk."""
 
-    full: bool = False
+    def __init__(self, detail: str, *, full: bool = False) -> None:
+        super().__init__(detail)
+        self.full = full
 
 
 class LedgerConflict(TolseyError):

@@ -12,6 +12,10 @@ KEEP_BYTES: Final = 64 * 1024
 """The largest response body that is kept. One that is larger is not, and a repeat then gets 409."""
 
 
+Response = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""What is kept of a response: status, headers, body."""
+
+
 class Recorder:
     """Records one call."""
 
@@ -44,7 +48,7 @@ class Recorder:
         """What to keep of the call; None if its response did not come to its end, or is too large."""
         if not self._whole or self._size > KEEP_BYTES:
             return None
-        response = (self._status, self._headers, b"".join(self._pieces))
+        response: Response = (self._status, self._headers, b"".join(self._pieces))
         return Kept(self._sent.hexdigest(), msgspec.msgpack.encode(response))
 
 
@@ -65,7 +69,7 @@ class _Reading:
 
 
 class Instead:
-    """Another body in the place of one that is read to its end all the same."""
+    """Another body in the place of one that is read to its end all the same: it is hashed as the client sent it."""
 
     def __init__(self, body: AsyncIterator[bytes], other: bytes) -> None:
         self._body = body

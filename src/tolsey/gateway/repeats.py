@@ -5,7 +5,6 @@ rules; here is what HTTP has to say of it. A request is the same if its method, 
 """
 
 import hashlib
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from tolsey.errors import Refusal
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
 from tolsey.gateway.headers import Headers
+from tolsey.gateway.recorder import Response
 from tolsey.ledger.events import Claim, Claimed
 
 MAX_KEY: Final = 255
@@ -46,33 +46,35 @@ def claim_of(key: str, scope: str, method: str, path: str, query: str, headers: 
 
 async def answer(claimed: Claimed, claim: Claim, client: Client, max_body: int | None) -> None:
     """Answer a call whose key was used before."""
-    refusal = await _refusal(claimed, claim, client, max_body)
-    if refusal is not None or claimed.response is None:
-        await client.refuse(refusal or _busy(claimed, "its answer was not kept"))
-        return
-    status, headers, body = msgspec.msgpack.decode(claimed.response, type=tuple[int, list[tuple[bytes, bytes]], bytes])
-    await client.whole(status, [*headers, (b"tolsey-replayed", b"true")], body)
-
-
-async def _refusal(claimed: Claimed, claim: Claim, client: Client, max_body: int | None) -> Refusal | None:
     if claimed.claim.request != claim.request:
-        return _mismatch()
-    if claimed.done is None:
-        return replace(_busy(claimed, "that call is still running"), retry_after=1)
-    if claimed.response is None:
-        return _busy(claimed, "what came of it is not known, or was too large to keep")
+        await client.refuse(_MISMATCH)
+    elif claimed.done is None:
+        await client.refuse(_busy(claimed, "that call is still running", retry_after=1))
+    elif claimed.response is None:
+        await client.refuse(_busy(claimed, "what came of it is not known, or was too large to keep"))
+    elif await _digest(client, max_body) != claimed.body:
+        await client.refuse(_MISMATCH)
+    else:
+        status, headers, body = msgspec.msgpack.decode(claimed.response, type=Response)
+        await client.whole(status, [*headers, (b"tolsey-replayed", b"true")], body)
+
+
+async def _digest(client: Client, max_body: int | None) -> str | None:
+    """That of the request's body, None for one that does not come to its end."""
     sent = hashlib.sha256()
     try:
         async for piece in client.body(max_body):
             sent.update(piece)
     except (BodyTooLarge, BodyBroken):
-        return _mismatch()
-    return None if sent.hexdigest() == claimed.body else _mismatch()
+        return None
+    return sent.hexdigest()
 
 
-def _mismatch() -> Refusal:
-    return Refusal("idempotency_mismatch", "this Idempotency-Key was used for another request within the last day")
+_MISMATCH: Final = Refusal(
+    "idempotency_mismatch", "this Idempotency-Key was used for another request within the last day"
+)
 
 
-def _busy(claimed: Claimed, why: str) -> Refusal:
-    return Refusal("idempotency_busy", f"this Idempotency-Key is that of hold {claimed.hold}, and {why}")
+def _busy(claimed: Claimed, why: str, retry_after: int | None = None) -> Refusal:
+    detail = f"this Idempotency-Key is that of hold {claimed.hold}, and {why}"
+    return Refusal("idempotency_busy", detail, retry_after=retry_after)

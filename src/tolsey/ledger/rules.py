@@ -181,7 +181,7 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         balances.append(balance)
     if balances and (leaf := balances[len(chain) - 1]).open >= MAX_OPEN_HOLDS:
         return TooManyHolds(leaf.account)
-    tats = _paced(books, event.rates, at) if event.rates else {}
+    tats = _within_rates(books, event.rates, at) if event.rates else {}
     if isinstance(tats, RateLimited):
         return tats
     books.rates.update(tats)
@@ -242,7 +242,7 @@ def _shortfall(books: Books, balance: Balance, at: int) -> Shortfall:
     return Shortfall(account, stands.spent, stands.held, (account.limit or 0) + stands.granted, end)
 
 
-def _paced(books: Books, rates: tuple[Rate, ...], at: int) -> dict[str, int] | RateLimited:
+def _within_rates(books: Books, rates: tuple[Rate, ...], at: int) -> dict[str, int] | RateLimited:
     """GCRA with a burst of all its calls: the new instant of each rate, or the first that is too fast."""
     tats: dict[str, int] = {}
     for rate in rates:

@@ -44,7 +44,7 @@ class Book:
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._asleep: asyncio.Future[None] | None = None
         self._closing = False
-        self._fenced = False
+        self._expired = False
         self._full = not ledger.has_room()
         self._failures = 0
         self.problem: str | None = FULL if self._full else None
@@ -110,7 +110,7 @@ class Book:
     async def _run(self) -> None:
         while True:
             # After a failure the ledger is asked again, if only with an empty group: nobody may call meanwhile.
-            while self._reserves or self._resolutions or self._reads or self._fenced or self._must_ask():
+            while self._reserves or self._resolutions or self._reads or self._expired or self._must_ask():
                 await self._group()
             if self._closing:
                 return
@@ -126,12 +126,12 @@ class Book:
         reserves, self._reserves = [pair for pair in self._reserves if not pair[1].cancelled()], []
         reads, self._reads = self._reads, []
         try:
-            if self._fenced:
+            if self._expired:
                 # A hold of ours was expired: its time was over, or this owner was taken for dead, and then it must not
                 # forward anything more (RULES.md L3).
                 if await self._ledger.is_ended():
                     await self._ledger.register(self._new_owner())
-                self._fenced = False
+                self._expired = False
             if resolutions or reserves or self._failures:
                 self._answer(
                     await self._ledger.write([*resolutions, *(event for event, _ in reserves)]), resolutions, reserves
@@ -177,7 +177,7 @@ class Book:
         for outcome in outcomes[: len(resolutions)]:
             # One that is late under an older name says nothing about the present one.
             if isinstance(outcome, Late) and outcome.kind is Kind.EXPIRE and outcome.owner == mine:
-                self._fenced = True
+                self._expired = True
 
     def _give_back(self, event: Reserve | Extend, outcome: Outcome) -> None:
         """Void what was granted to a caller that has gone. An extension is left to the settle of its hold."""
@@ -197,12 +197,12 @@ class Book:
         self.problem = detail
         if not isinstance(error, TolseyError):
             self._loop.call_exception_handler({"message": detail, "exception": error})
-        unknown = isinstance(error, CommitUnknown)
-        if isinstance(error, LedgerFull) or (isinstance(error, CommitUnknown) and error.full):
+        unknown = error if isinstance(error, CommitUnknown) else None
+        if isinstance(error, LedgerFull) or (unknown is not None and unknown.full):
             self._full = True
             self._ledger.make_room()
         # An extension in doubt is not taken back: its hold is settled at no more than what was surely held.
-        doubtful = [event.hold for event, _ in reserves if unknown and isinstance(event, Reserve)]
+        doubtful = [event.hold for event, _ in reserves if isinstance(event, Reserve)] if unknown is not None else []
         voids = [Void(hold, "the answer to its commit was lost") for hold in doubtful]
         self._resolutions = [*resolutions, *voids, *self._resolutions]
         self._refuse(detail, reserves, reads)

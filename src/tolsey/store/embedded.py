@@ -68,9 +68,7 @@ class EmbeddedLedger:
                 else:
                     self._ledger.commit()
             except LedgerUnavailable as error:
-                unknown = CommitUnknown(error.detail)
-                unknown.full = isinstance(error, LedgerFull)
-                raise unknown from None
+                raise CommitUnknown(error.detail, full=isinstance(error, LedgerFull)) from None
         except Exception:
             # Not at a cancellation: the thread may still be committing, and closing the ledger gives the turn back.
             self._ledger.turn.give()

@@ -71,7 +71,7 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RateCaveat:
     """`rate`: at most `calls` calls a `period`, all of them at once if need be. The ledger refuses, not the chain."""
 
     calls: int
@@ -222,7 +222,7 @@ Condition = Scope | Method | Expires | Upstream | Model | Peer
 CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Peer)
 """The same, for `isinstance`, which is slower by half over a union."""
 
-Meaning = Label | BudgetCaveat | Calls | Pace | MaxPrice | Depth | Purpose | Condition
+Meaning = Label | BudgetCaveat | Calls | RateCaveat | MaxPrice | Depth | Purpose | Condition
 """What a first-party caveat can turn out to be."""
 
 
@@ -334,13 +334,13 @@ def _calls(value: str) -> Calls:
     return Calls(int(count), period if slash else None)
 
 
-def _pace(value: str) -> Pace:
+def _rate(value: str) -> RateCaveat:
     calls, _, period = (part.strip(" ") for part in value.partition("/"))
     if _COUNT.fullmatch(calls) is None or not 0 < int(calls) <= MAX_RATE or period not in RATE_PERIODS:
         raise CaveatInvalid(
             f"rate: write a number of calls from 1 to {MAX_RATE} and a period, {', '.join(RATE_PERIODS)}: 60/minute"
         )
-    return Pace(int(calls), period)
+    return RateCaveat(int(calls), period)
 
 
 def _depth(value: str) -> Depth:
@@ -395,7 +395,7 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "peer": _peer,
     "purpose": Purpose,
     "calls": _calls,
-    "rate": _pace,
+    "rate": _rate,
     "tool": _not_yet("tool"),
     "model": lambda value: Model(_globs("model", value)),
 }

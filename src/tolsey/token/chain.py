@@ -23,9 +23,9 @@ from tolsey.token.caveats import (
     Label,
     MaxPrice,
     Meaning,
-    Pace,
     Peer,
     Purpose,
+    RateCaveat,
     parse_caveat,
 )
 from tolsey.token.macaroon import ThirdParty, prefix_id
@@ -42,7 +42,7 @@ ADMIN: Final = "tolsey-admin"
 """What the identifier of an admin token begins with. One kind never opens what another does (RULES.md T12)."""
 
 _IDENTIFIER = re.compile(r"(tolsey|tolsey-admin):1:([A-Za-z0-9_-]{1,32}):[A-Za-z0-9_-]{22}:(0|[1-9]\d{0,2})", re.ASCII)
-_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, Pace, Depth)
+_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, RateCaveat, Depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
                 counters.append(Account(name, CALL, parent, links[-1].label, count * NANO, period))
                 counter_links.append(len(links) - 1)
                 minted_counters += len(names) - 1 <= chain.identifier.minted
-            case Pace(calls, period):
+            case RateCaveat(calls, period):
                 rates.append(Rate(name, links[-1].label, calls, period))
                 minted_rates += len(names) - 1 <= chain.identifier.minted
             case Purpose():

@@ -19,8 +19,8 @@ from tolsey.token.caveats import (
     Method,
     Model,
     Network,
-    Pace,
     Peer,
+    RateCaveat,
     Scope,
     Upstream,
     format_time,
@@ -84,7 +84,7 @@ def narrow(parent: Macaroon, texts: Sequence[str]) -> Macaroon:
         raise CaveatInvalid(f"a token has at most {LIMITS.caveats} caveats")
     if 1 + _count(Label, held + added) > LIMITS.links:
         raise CaveatInvalid(f"a token has at most {LIMITS.links} Links")
-    if sum(_count(kind, held + added) for kind in (BudgetCaveat, Calls, Pace)) > LIMITS.accounts:
+    if sum(_count(kind, held + added) for kind in (BudgetCaveat, Calls, RateCaveat)) > LIMITS.accounts:
         raise CaveatInvalid(f"a token has at most {LIMITS.accounts} budgets, calls and rates together")
     if len(child.serialize()) > LIMITS.token_bytes:
         raise CaveatInvalid(f"a token has at most {LIMITS.token_bytes} bytes")
@@ -118,7 +118,7 @@ def _wider(new: Meaning, held: Meaning) -> str | None:
         case BudgetCaveat(mine), BudgetCaveat(theirs):
             same = (mine.amount.unit, mine.period) == (theirs.amount.unit, theirs.period)
             return f"it has {theirs}" if same and mine.amount.nano > theirs.amount.nano else None
-        case (Calls(number, period), Calls(most_, of)) | (Pace(number, period), Pace(most_, of)):
+        case (Calls(number, period), Calls(most_, of)) | (RateCaveat(number, period), RateCaveat(most_, of)):
             return f"it has {held}" if period == of and number > most_ else None
         case MaxPrice(price), MaxPrice(most):
             return f"it has {most}" if price.unit == most.unit and price.nano > most.nano else None
@@ -223,7 +223,7 @@ def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspe
             )
         ),
         calls=tuple(_least((str(m), m.count, m.period) for m in known if isinstance(m, Calls))),
-        rates=tuple(_least((str(m), m.calls, m.period) for m in known if isinstance(m, Pace))),
+        rates=tuple(_least((str(m), m.calls, m.period) for m in known if isinstance(m, RateCaveat))),
         max_prices=tuple(
             _least((str(m.amount), m.amount.nano, m.amount.unit) for m in known if isinstance(m, MaxPrice))
         ),
