@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tolsey.config import Config, load
-from tolsey.errors import ConfigError, LedgerRefused, LedgerUnavailable
+from tolsey.errors import ConfigError, LedgerUnavailable
 from tolsey.store.keyring import Keyring
 from tolsey.token.chain import ADMIN, write_identifier
 from tolsey.token.macaroon import Macaroon
@@ -66,6 +66,7 @@ def identify(ledger: Path) -> tuple[str | None, int]:
 
     Raises `LedgerUnavailable`, and `LedgerRefused` for one that was moved elsewhere.
     """
+    from tolsey.store.queries import check_moved
     from tolsey.store.sqlite_file import connect_read_only
 
     if not ledger.exists():
@@ -75,6 +76,5 @@ def identify(ledger: Path) -> tuple[str | None, int]:
             return None, 0
         cursor = db.execute("SELECT * FROM ledger")
         head = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
-        if head.get("moved_to") is not None:
-            raise LedgerRefused(f"the ledger was moved to {head['moved_to']}; put that into [ledger] url")
+        check_moved(head.get("moved_to"))
         return head["id"], db.execute("SELECT coalesce(max(n), 0) FROM entry").fetchone()[0]

@@ -159,7 +159,6 @@ class Annul(NamedTuple):
 
 
 Event = Reserve | Extend | Settle | Void | Expire | Open | Grant | Refund | Annul
-Resolution = Settle | Void | Expire
 
 
 class Granted(NamedTuple):

@@ -8,11 +8,14 @@ live store. What engines share stands here, and nothing above knows which one it
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from tolsey.ledger.events import Event, Outcome
 from tolsey.ledger.rules import Balance, Hold
 from tolsey.token.chain import Account
+
+IN_PASSING: Final = 8
+"""How many rows that are over an engine removes beside each write of their kind."""
 
 
 class Ledger(Protocol):
@@ -85,7 +88,7 @@ class Ledger(Protocol):
 class AccountRow:
     """One account as it stands; amounts in nano-units. `n` is its number, `up` that of its parent.
 
-    Of an account with a period, `granted` is 0; see `WindowRow`. `opened_at` is in nanoseconds since the epoch.
+    Of an account with a period, `granted` is 0; see `WindowRow`.
     """
 
     n: int
@@ -101,7 +104,6 @@ class AccountRow:
     held: int
     calls: int
     open: int
-    opened_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class WindowRow:
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """One line of the journal. `leaf` and `counter` are numbers of accounts, `generation` that of the config."""
+    """One line of the journal. `leaf` and `counter` are numbers of accounts, `config` is that of the config."""
 
     n: int
     at: int

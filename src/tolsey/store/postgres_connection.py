@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from tolsey.errors import LedgerFull, LedgerMissing, LedgerRefused, LedgerUnavailable
+from tolsey.store.queries import check_moved
 
 SCHEMA: Final = "tolsey"
 """The schema that the ledger's tables are in."""
@@ -225,8 +226,7 @@ async def prepare(db: Db, new_id: str, *, create: bool) -> str:
             found = await _migrate(db, await find_ledger(db), new_id)
     if found is None or found["version"] != SCHEMA_VERSION:
         raise LedgerRefused("the ledger in that database is of another version of Tolsey")
-    if found["moved_to"] is not None:
-        raise LedgerRefused(f"the ledger was moved to {found['moved_to']}; put that into [ledger] url")
+    check_moved(found["moved_to"])
     return str(found["id"])
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from tolsey.errors import LedgerRefused
 from tolsey.store.postgres_connection import Db, connect, errors_of, find_ledger
+from tolsey.store.queries import check_moved
 
 _SETTINGS = """
     SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
@@ -45,8 +45,8 @@ async def _examine(url: str, seconds: float) -> Examined:
 
 async def _look(db: Db) -> Examined:
     found = await find_ledger(db)
-    if found is not None and found["moved_to"] is not None:
-        raise LedgerRefused(f"the ledger was moved to {found['moved_to']}; put that into [ledger] url")
+    if found is not None:
+        check_moved(found["moved_to"])
     entries = 0 if found is None else await db.fetchval("SELECT coalesce(max(n), 0) FROM entry")
     (settings,) = await db.fetch(_SETTINGS)
     return Examined(None if found is None else found["id"], entries, tuple(_dangers(settings)))

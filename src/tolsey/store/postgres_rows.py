@@ -20,14 +20,12 @@ from tolsey.ledger.events import RESOLUTIONS, Annul, Claim, Claimed, Event, Gran
 from tolsey.ledger.rules import CLAIM_NS, Balance, Books, Hold, Window, WindowKey
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store import postgres_sql as sql
+from tolsey.store.contract import IN_PASSING
 from tolsey.store.postgres_connection import Clock, Db
 from tolsey.token.chain import Account
 
 CACHED_ACCOUNTS: Final = 65_536
 """How many accounts' numbers are remembered."""
-
-IN_PASSING: Final = 8
-"""How many rows that are over are removed beside each write of their kind."""
 
 
 class Stale(Exception):

@@ -11,8 +11,7 @@ from typing import Any, Final, Self, TypeVar
 
 import asyncpg
 
-from tolsey.errors import LedgerMissing, LedgerRefused
-from tolsey.store.contract import AccountRow, EntryRow, HoldRow, RolledRow, RollUp, WindowRow
+from tolsey.errors import LedgerMissing
 from tolsey.store.postgres_connection import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -22,6 +21,7 @@ from tolsey.store.postgres_connection import (
     errors_of,
     find_ledger,
 )
+from tolsey.store.queries import Queries, check_readable
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take."""
@@ -29,22 +29,6 @@ CONNECT_SECONDS: Final = 10.0
 PIECE: Final = 5_000
 """How many rows are fetched at once."""
 
-_ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
-_ACCOUNTS: Final = """
-    SELECT a.n, a.id, a.unit, a.parent, p.n, a.label, a."limit", a.period, a.granted, a.spent, a.held, a.calls, a.open,
-        a.opened_at
-    FROM account a LEFT JOIN account p ON p.id = a.parent AND p.unit = a.unit ORDER BY a.n
-"""
-_HOLDS: Final = """
-    SELECT h.id, h.leaf, h.counter, h.amount, h.at, h.until, h.owner, o.id, coalesce(e.note, '')
-    FROM hold h LEFT JOIN owner o ON o.n = h.owner LEFT JOIN entry e ON e.hold = h.id AND e.kind = 'reserve'
-    ORDER BY h.at, h.id
-"""
-_ENTRIES_OF: Final = f"""
-    {_ENTRY} WHERE hold = $1 AND kind = 'reserve'
-    UNION ALL {_ENTRY} WHERE hold = $1 AND kind IN ('settle', 'void', 'expire')
-    UNION ALL {_ENTRY} WHERE hold = $1 AND kind IN ('extend', 'refund', 'annul') ORDER BY n
-"""
 _BEFORE: Final = """
     SELECT coalesce((SELECT min(n) - 1 FROM entry WHERE at >= $1), (SELECT max(n) FROM entry), 0)
 """
@@ -75,10 +59,11 @@ passed: each constraint or index, as the server writes it.
 _Row = TypeVar("_Row")
 
 
-class PostgresSnapshot:
+class PostgresSnapshot(Queries):
     """A `Snapshot` (see `contract`) of the ledger at `url`, over a connection and an event loop of its own."""
 
     contiguous = False
+    parameter = "$1"
 
     def __init__(self, url: str) -> None:
         self.id = ""
@@ -114,12 +99,7 @@ class PostgresSnapshot:
         found = await find_ledger(self._db)
         if found is None:
             raise LedgerMissing("there is no ledger in that database")
-        if found["version"] != SCHEMA_VERSION:
-            older = found["version"] < SCHEMA_VERSION
-            hint = "; `tolsey serve` or `tolsey mint` brings it up to date" if older else ""
-            raise LedgerRefused(f"the ledger in that database is of {'an older' if older else 'a newer'} Tolsey{hint}")
-        if found["moved_to"] is not None:
-            raise LedgerRefused(f"the ledger was moved to {found['moved_to']}; put that into [ledger] url")
+        check_readable(found["version"], SCHEMA_VERSION, found["moved_to"], "the ledger in that database")
         return str(found["id"])
 
     def __exit__(
@@ -151,53 +131,9 @@ class PostgresSnapshot:
         """The later of the database's time and the last entry."""
         return self._one("SELECT greatest(now_ns(), (SELECT at FROM entry ORDER BY n DESC LIMIT 1))")
 
-    def accounts(self) -> Iterator[AccountRow]:
-        """Every account, in the order in which they were opened."""
-        return self._rows(AccountRow, _ACCOUNTS)
-
-    def windows(self) -> Iterator[WindowRow]:
-        """Every window that is kept."""
-        return self._rows(WindowRow, 'SELECT account, start, spent, held, granted FROM "window"')
-
-    def entries(self, after: int = 0) -> Iterator[EntryRow]:
-        """The journal behind entry `after`, by number."""
-        return self._rows(EntryRow, f"{_ENTRY} WHERE n > $1 ORDER BY n", after)
-
-    def entries_of(self, hold: str) -> list[EntryRow]:
-        """What a hold's money did, in order."""
-        return list(self._rows(EntryRow, _ENTRIES_OF, hold))
-
     def number_before(self, at: int) -> int:
         """The number before the first entry that was made at `at` or later."""
         return self._one(_BEFORE, at)
-
-    def entry_count(self) -> int:
-        """How many entries there are."""
-        return self._one("SELECT count(*) FROM entry")
-
-    def last_entry(self) -> int:
-        """The number of the last entry."""
-        return self._one("SELECT coalesce(max(n), 0) FROM entry")
-
-    def configs(self) -> dict[int, str]:
-        """The generations of configs by their numbers."""
-        return dict(self._all("SELECT n, generation FROM config"))
-
-    def rollups(self) -> Iterator[RollUp]:
-        """Every roll-up, in order."""
-        return self._rows(RollUp, "SELECT n, up_to, at, entries, sha256, made_at, note FROM rollup ORDER BY n")
-
-    def rolled(self) -> Iterator[RolledRow]:
-        """What entries that were rolled up add up to."""
-        return self._rows(RolledRow, "SELECT account, spent, calls, granted FROM rolled")
-
-    def rolled_windows(self) -> Iterator[WindowRow]:
-        """The same for windows."""
-        return self._rows(WindowRow, "SELECT account, start, spent, 0, granted FROM rolled_window")
-
-    def holds(self) -> Iterator[HoldRow]:
-        """The open holds, oldest first."""
-        return self._rows(HoldRow, _HOLDS)
 
     def _rows(self, make: Callable[..., _Row], query: str, *values: object) -> Iterator[_Row]:
         """The rows of a query, a piece at a time."""

@@ -11,7 +11,6 @@ from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.windows import window
 from tolsey.store.contract import AccountRow, Snapshot, WindowRow
 from tolsey.store.replay import Replay
-from tolsey.store.sqlite_file import ERRORS
 from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
@@ -97,7 +96,9 @@ def trail(snapshot: Snapshot, prefix_id: str | None = None) -> Iterator[TrailRow
         running = {
             each.account: each
             for each in snapshot.windows()
-            if (period := rows[each.account].period) is not None and each.start == window(period, at)[0]
+            if (whose := rows.get(each.account)) is not None
+            and whose.period is not None
+            and each.start == window(whose.period, at)[0]
         }
         # A list for the accounts still to come, since a tree may be deeper than Python's stack.
         stack = [(n, 0) for n in reversed(roots)]
@@ -161,6 +162,7 @@ def fsck(snapshot: Snapshot, progress: Callable[[int, int], None] = _SILENT) -> 
             progress(entries, entries)
         except LedgerUnavailable as error:
             return Checked(0, 0, 0, error.detail)
-        except ERRORS as error:
+        except (TypeError, ValueError, LookupError) as error:
+            # What becomes of the values in a damaged ledger.
             return Checked(0, 0, 0, f"the ledger cannot be read: {error}")
     return Checked(len(replay.accounts), entries, holds, fault, replay.rolled_up, replay.rolled_until)

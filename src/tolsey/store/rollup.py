@@ -26,6 +26,9 @@ from tolsey.units import NANO
 STEP: Final = 500
 """How many holds, and entries without one, go in one step."""
 
+FIRST_OF_HOLD: Final = "kind NOT IN ('extend', 'settle', 'void', 'expire', 'refund', 'annul')"
+"""The SQL for an entry that begins something: a hold's reserve, or one without a hold."""
+
 _GIVEN_BACK: Final = ("refund", "annul")
 
 

@@ -9,7 +9,8 @@ import asyncpg
 from tolsey.errors import LedgerUnavailable
 from tolsey.store.contract import EntryRow
 from tolsey.store.postgres_connection import Db, connect, errors_of, prepare
-from tolsey.store.rollup import Sums
+from tolsey.store.queries import ENTRY
+from tolsey.store.rollup import FIRST_OF_HOLD, Sums
 
 SECONDS: Final = 10.0
 """How long connecting may take."""
@@ -20,12 +21,10 @@ LOCK_MS: Final = 200
 PATIENCE_SECONDS: Final = 120.0
 """How long a step is tried in all: a long export or fsck keeps the journal."""
 
-_ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
-_LATER: Final = "kind NOT IN ('extend', 'settle', 'void', 'expire', 'refund', 'annul')"
-_FIRST: Final = f"{_ENTRY} WHERE n > $1 AND n <= $2 AND {_LATER} ORDER BY n LIMIT $3"
+_FIRST: Final = f"{ENTRY} WHERE n > $1 AND n <= $2 AND {FIRST_OF_HOLD} ORDER BY n LIMIT $3"
 _REST: Final = f"""
-    {_ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('settle', 'void', 'expire')
-    UNION ALL {_ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('extend', 'refund', 'annul') ORDER BY n
+    {ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('settle', 'void', 'expire')
+    UNION ALL {ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('extend', 'refund', 'annul') ORDER BY n
 """
 _CANNOT: Final = "entries cannot be rolled up"
 

@@ -7,16 +7,15 @@ from typing import Final
 
 from tolsey.store.contract import EntryRow
 from tolsey.store.owners import Turn
-from tolsey.store.rollup import Sums
+from tolsey.store.queries import ENTRY
+from tolsey.store.rollup import FIRST_OF_HOLD, Sums
 from tolsey.store.sqlite_file import connect, errors_of
 
-_ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
-_LATER: Final = "kind NOT IN ('extend', 'settle', 'void', 'expire', 'refund', 'annul')"
-_FIRST: Final = f"{_ENTRY} WHERE n > ? AND n <= ? AND {_LATER} ORDER BY n LIMIT ?"
+_FIRST: Final = f"{ENTRY} WHERE n > ? AND n <= ? AND {FIRST_OF_HOLD} ORDER BY n LIMIT ?"
 _OF_HOLDS: Final = "WHERE hold IN (SELECT value FROM json_each(?1))"
 _REST: Final = f"""
-    {_ENTRY} {_OF_HOLDS} AND kind IN ('settle', 'void', 'expire')
-    UNION ALL {_ENTRY} {_OF_HOLDS} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
+    {ENTRY} {_OF_HOLDS} AND kind IN ('settle', 'void', 'expire')
+    UNION ALL {ENTRY} {_OF_HOLDS} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
 """
 _CANNOT: Final = "entries cannot be rolled up"
 

@@ -32,6 +32,7 @@ from tolsey.ledger.events import (
 )
 from tolsey.ledger.rules import Balance, Hold, apply
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
+from tolsey.store.queries import check_moved
 from tolsey.store.sqlite_file import (
     ERRORS,
     Durability,
@@ -82,17 +83,18 @@ class SqliteLedger:
             self.turn = Turn(path)
             self._db = connect(path, durability)
             self._file = identity(path)
-            found = self._migrate(new_id, now)
-        except ERRORS as error:
-            raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from None
-        if isinstance(found, LedgerRefused):
+            self.id: str = self._migrate(new_id, now)
+        except LedgerRefused:
             self._db.close()
             self.turn.close()
-            raise found
-        self.id: str = found
+            raise
+        except ERRORS as error:
+            raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from None
 
-    def _migrate(self, new_id: str, now: int) -> str | LedgerRefused:
-        """Bring the file to the present schema, under the turn; return the ledger's id, or why it must not be used."""
+    def _migrate(self, new_id: str, now: int) -> str:
+        """Bring the file to the present schema, under the turn; return the ledger's id. Raises `LedgerRefused` for one
+        that must not be used.
+        """
         self.turn.take()
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -103,7 +105,7 @@ class SqliteLedger:
             row = self._db.execute("SELECT id, version FROM ledger").fetchone()
             if row is None or not 1 <= row[1] <= SCHEMA_VERSION:
                 self._db.execute("ROLLBACK")
-                return LedgerRefused(f"the ledger {self.path} is of another version of Tolsey")
+                raise LedgerRefused(f"the ledger {self.path} is of another version of Tolsey")
             for number in range(row[1] + 1, SCHEMA_VERSION + 1):
                 self._run_script(number)
                 self._db.execute("UPDATE ledger SET version = ?", (number,))
@@ -111,8 +113,7 @@ class SqliteLedger:
             moved_to = self._db.execute("SELECT moved_to FROM ledger").fetchone()[0]
         finally:
             self.turn.give()
-        if moved_to is not None:
-            return LedgerRefused(f"the ledger {self.path} was moved to {moved_to}; put that into [ledger] url")
+        check_moved(moved_to, f"the ledger {self.path}")
         return str(row[0])
 
     def _run_script(self, number: int) -> None:

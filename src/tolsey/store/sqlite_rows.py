@@ -27,14 +27,12 @@ from tolsey.ledger.events import (
 )
 from tolsey.ledger.rules import CLAIM_NS, Balance, Books, Hold, Window, WindowKey
 from tolsey.ledger.windows import closed_before, window
+from tolsey.store.contract import IN_PASSING
 from tolsey.store.sqlite_file import insert_sql, parts
 from tolsey.token.chain import Account
 
 CACHED_BALANCES: Final = 16_384
 """How many balances, windows and rates stay in memory between groups, each."""
-
-IN_PASSING: Final = 8
-"""How many rows that are over are removed beside each write of their kind."""
 
 _ANCESTRY: Final = """
     WITH RECURSIVE up (id, unit, parent, d) AS (

@@ -1,0 +1,100 @@
+"""The SQL that both engines read a ledger with, and what is said of one that must not be read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Final, TypeVar
+
+from tolsey.errors import LedgerRefused
+from tolsey.store.contract import AccountRow, EntryRow, HoldRow, RolledRow, RollUp, WindowRow
+
+ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
+"""An `EntryRow`."""
+
+_ACCOUNTS: Final = """
+    SELECT a.n, a.id, a.unit, a.parent, p.n, a.label, a."limit", a.period, a.granted, a.spent, a.held, a.calls, a.open
+    FROM account a LEFT JOIN account p ON p.id = a.parent AND p.unit = a.unit ORDER BY a.n
+"""
+_HOLDS: Final = """
+    SELECT h.id, h.leaf, h.counter, h.amount, h.at, h.until, h.owner, o.id, coalesce(e.note, '')
+    FROM hold h LEFT JOIN owner o ON o.n = h.owner LEFT JOIN entry e ON e.hold = h.id AND e.kind = 'reserve'
+    ORDER BY h.at, h.id
+"""
+
+_Row = TypeVar("_Row")
+
+
+class Queries(ABC):
+    """What of a `Snapshot` (see `contract`) is the same on both engines. `parameter` is how one writes its first."""
+
+    parameter: ClassVar[str]
+
+    @abstractmethod
+    def _rows(self, make: Callable[..., _Row], query: str, *values: object) -> Iterator[_Row]:
+        """What `make` makes of each row of a query. Raises `LedgerUnavailable`."""
+
+    def accounts(self) -> Iterator[AccountRow]:
+        """Every account, in the order in which they were opened."""
+        return self._rows(AccountRow, _ACCOUNTS)
+
+    def windows(self) -> Iterator[WindowRow]:
+        """Every window that is kept."""
+        return self._rows(WindowRow, 'SELECT account, start, spent, held, granted FROM "window"')
+
+    def entries(self, after: int = 0) -> Iterator[EntryRow]:
+        """The journal behind entry `after`, by number."""
+        return self._rows(EntryRow, f"{ENTRY} WHERE n > {self.parameter} ORDER BY n", after)
+
+    def entries_of(self, hold: str) -> list[EntryRow]:
+        """What a hold's money did, in order. Each part is found by an index of its own."""
+        of = f"{ENTRY} WHERE hold = {self.parameter}"
+        query = f"""
+            {of} AND kind = 'reserve'
+            UNION ALL {of} AND kind IN ('settle', 'void', 'expire')
+            UNION ALL {of} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
+        """
+        return list(self._rows(EntryRow, query, hold))
+
+    def entry_count(self) -> int:
+        """How many entries there are."""
+        return next(self._rows(int, "SELECT count(*) FROM entry"))
+
+    def last_entry(self) -> int:
+        """The number of the last entry, 0 for none."""
+        return next(self._rows(int, "SELECT coalesce(max(n), 0) FROM entry"))
+
+    def configs(self) -> dict[int, str]:
+        """The generations of configs by their numbers."""
+        return dict(self._rows(lambda n, generation: (n, generation), "SELECT n, generation FROM config"))
+
+    def rollups(self) -> Iterator[RollUp]:
+        """Every roll-up, in order."""
+        return self._rows(RollUp, "SELECT n, up_to, at, entries, sha256, made_at, note FROM rollup ORDER BY n")
+
+    def rolled(self) -> Iterator[RolledRow]:
+        """What entries that were rolled up add up to."""
+        return self._rows(RolledRow, "SELECT account, spent, calls, granted FROM rolled")
+
+    def rolled_windows(self) -> Iterator[WindowRow]:
+        """The same for windows."""
+        return self._rows(WindowRow, "SELECT account, start, spent, 0, granted FROM rolled_window")
+
+    def holds(self) -> Iterator[HoldRow]:
+        """The open holds, oldest first."""
+        return self._rows(HoldRow, _HOLDS)
+
+
+def check_moved(moved_to: str | None, ledger: str = "the ledger") -> None:
+    """Raise `LedgerRefused` for a ledger that was moved elsewhere (RULES.md L11)."""
+    if moved_to is not None:
+        raise LedgerRefused(f"{ledger} was moved to {moved_to}; put that into [ledger] url")
+
+
+def check_readable(version: int, present: int, moved_to: str | None, ledger: str) -> None:
+    """Raise `LedgerRefused` for a ledger that must not be read as it is: its schema is of another `version` than the
+    `present` one, or it was moved elsewhere.
+    """
+    if version != present:
+        older = version < present
+        hint = "; `tolsey serve` or `tolsey mint` brings it up to date" if older else ""
+        raise LedgerRefused(f"{ledger} is of {'an older' if older else 'a newer'} Tolsey{hint}")
+    check_moved(moved_to, ledger)
