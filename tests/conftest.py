@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.books import book_on
+from tests.cli import gateway as new_gateway
 from tests.gateways import Gateway, serving
 from tests.ledgers import DEADLINE_SECONDS, Ledgers
 from tests.postgres import OnDatabase, Server, server
@@ -50,6 +51,18 @@ def postgres() -> Iterator[Server]:
     """A PostgreSQL server for all tests."""
     with server() as running:
         yield running
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The config of a gateway that `tolsey init` made."""
+    return new_gateway(tmp_path / "g")
+
+
+@pytest.fixture
+def c(config: Path) -> tuple[str, str]:
+    """The words that name it to a command."""
+    return "-c", str(config)
 
 
 @pytest.fixture

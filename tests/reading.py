@@ -2,15 +2,28 @@
 
 from pathlib import Path
 
+from tests.ledgers import database
 from tolsey.store import reports
 from tolsey.store.contract import Snapshot
 from tolsey.store.reports import Checked, TrailRow
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
+from tolsey.testing import FaultyLedger
 
 
 def fsck(ledger: Path | Snapshot) -> Checked:
     """Whether everything adds up."""
     return reports.fsck(SqliteSnapshot(ledger) if isinstance(ledger, Path) else ledger)
+
+
+def difference_after(ledger: FaultyLedger, statements: str) -> str:
+    """What `fsck` finds once somebody has changed the file of a ledger, where no rule of it holds."""
+    ledger.close()
+    with database(ledger.path, lawless=True) as db:
+        for statement in statements.split(";"):
+            db.execute(statement)
+    found = fsck(ledger.path).difference
+    assert found is not None
+    return found
 
 
 def trail(ledger: Path | Snapshot, prefix_id: str | None = None) -> list[TrailRow]:

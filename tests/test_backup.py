@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import gateways, swarm
-from tests.cli import answer, gateway, refusal, tolsey
+from tests.cli import answer, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, open_book, spend
 from tests.ledgers import database
 from tests.reading import fsck
@@ -18,16 +18,6 @@ from tests.test_grants import CONFIG
 from tests.upstreams import Upstream
 from tolsey.ledger.events import Granted, Outcome, Reserve, Settle
 from tolsey.store import backup as backup_module
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return gateway(tmp_path / "g")
-
-
-@pytest.fixture
-def c(config: Path) -> tuple[str, str]:
-    return "-c", str(config)
 
 
 def test_one_whole_private_file(config: Path, c: tuple[str, str], tmp_path: Path) -> None:

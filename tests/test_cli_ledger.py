@@ -19,17 +19,6 @@ from tolsey.ledger.events import Outcome, Reserve, Settle
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.macaroon import prefix_id
 
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return gateway(tmp_path / "g")
-
-
-@pytest.fixture
-def c(config: Path) -> tuple[str, str]:
-    return "-c", str(config)
-
-
 # mint
 
 

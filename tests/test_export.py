@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from tests.cli import answer, gateway, invoke, refusal, tolsey
+from tests.cli import answer, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, child, spend, write
 from tests.ledgers import Ledgers, database, purse
 from tolsey.cli.moments import TimeInvalid, parse_moment
@@ -25,16 +25,6 @@ from tolsey.store.sqlite_snapshot import SqliteSnapshot
 from tolsey.testing import NOON, SECOND
 from tolsey.token.chain import Account
 from tolsey.units import NANO
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return gateway(tmp_path / "g")
-
-
-@pytest.fixture
-def c(config: Path) -> tuple[str, str]:
-    return "-c", str(config)
 
 
 @pytest.fixture

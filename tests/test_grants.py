@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import gateways
-from tests.cli import answer, gateway, invoke, refusal, tolsey
+from tests.cli import answer, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, child, spend, write
 from tests.ledgers import database
 from tests.reading import fsck
@@ -29,16 +29,6 @@ methods = ["*"]
 upstream = "search"
 price = "1 USD"
 """
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return gateway(tmp_path / "g")
-
-
-@pytest.fixture
-def c(config: Path) -> tuple[str, str]:
-    return "-c", str(config)
 
 
 def account(c: tuple[str, str], label: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import answer, gateway, invoke, refusal, tolsey
+from tests.cli import answer, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, child, open_book, spend, write
 from tests.reading import fsck
 from tolsey.cli.holds import age
@@ -19,16 +19,6 @@ from tolsey.units import NANO
 
 BECAUSE = ("--reason", "it was not served")
 COUNTER = Account("counter", "call", None, "team", 5 * NANO)
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return gateway(tmp_path / "g")
-
-
-@pytest.fixture
-def c(config: Path) -> tuple[str, str]:
-    return "-c", str(config)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli import answer, gateway, refusal, tolsey
+from tests.cli import answer, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, open_book, spend, write
 from tests.ledgers import database
 from tests.reading import fsck
@@ -24,16 +24,6 @@ from tolsey.units import NANO
 DAILY = Account("daily", "USD", None, "daily", 10 * NANO, "day")
 CALLS = Account("calls", "call", None, "calls", 9 * NANO)
 RATE = Rate("rate", "team", 5, "day")
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return gateway(tmp_path / "g")
-
-
-@pytest.fixture
-def c(config: Path) -> tuple[str, str]:
-    return "-c", str(config)
 
 
 @pytest.fixture
