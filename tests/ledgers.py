@@ -17,6 +17,7 @@ from tolsey.ledger.events import (
     Conflict,
     Granted,
     Late,
+    Observed,
     Outcome,
     RateLimited,
     Repeated,
@@ -89,6 +90,8 @@ def say(outcome: Outcome) -> str:
             return f"{kind} {amount}"
         case Late(_, kind):
             return f"late, after {kind}"
+        case Observed(_, verdict):
+            return "observed" if verdict is None else f"observed: {say(verdict)}"
         case _:
             return "unknown"
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from tests.ledgers import clock_text, figure
 from tests.simulation_audit import CALL, SECONDS, starts
+from tolsey.ledger.books import Balance
 from tolsey.ledger.events import (
     Annul,
     Claim,
@@ -17,6 +18,7 @@ from tolsey.ledger.events import (
     Extend,
     Grant,
     Key,
+    Observe,
     Open,
     Outcome,
     Refund,
@@ -24,7 +26,6 @@ from tolsey.ledger.events import (
     Settle,
     Void,
 )
-from tolsey.ledger.rules import Balance
 from tolsey.store.reports import Checked
 from tolsey.testing import SECOND, FakeClock
 from tolsey.token.chain import Account, Rate
@@ -108,6 +109,7 @@ class Model:
     grants: list[tuple[Key, int, int]] = field(default_factory=list)
     paced: dict[str, list[int]] = field(default_factory=dict)
     claims: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    seen: list[tuple[Account, int, int]] = field(default_factory=list)
     accounts: dict[Key, Account] = field(default_factory=dict)
     last: int = 0
     """When the last entry was made."""
@@ -132,10 +134,16 @@ class Model:
     def granted(self, account: Account, at: int) -> int:
         return sum(amount for key, when, amount in self.grants if key == account[:2] and _same(account, when, at))
 
-    def left(self, account: Account, at: int) -> int | None:
+    def observed(self, account: Account, at: int | None = None) -> int:
+        return sum(
+            amount for where, when, amount in self.seen if where == account and (at is None or _same(account, when, at))
+        )
+
+    def left(self, account: Account, at: int, *, seen: bool = False) -> int | None:
         if account.limit is None:
             return None
-        return account.limit + self.granted(account, at) - self.spent(account, at) - self.held(account, at)
+        left = account.limit + self.granted(account, at) - self.spent(account, at) - self.held(account, at)
+        return left - self.observed(account, at) if seen else left
 
     def open_of(self, owner: str) -> list[str]:
         return [name for name, held in self.holds.items() if held.owner == owner and not held.end]
@@ -167,16 +175,43 @@ class Model:
                 return self._refund(name, amount, at)
             case Annul(name):
                 return self._annul(name, at)
+            case Observe():
+                return self._observe(event, at)
+
+    def _observe(self, event: Observe, at: int) -> str:
+        """Observed calls are refused as if all before them had been enforced, and counted all the same."""
+        rates = tuple(rate._replace(id=f"observed {rate.id}") for rate in event.rates)
+        told = self._short(event.accounts, event.quote, at, seen=True)
+        told = told or self._short(event.counters, CALL, at, seen=True) or self._too_fast(rates, at)
+        granted = told is None and not event.refusal
+        for accounts, amount in ((event.accounts, event.cost), (event.counters, CALL)):
+            for account in accounts:
+                if not granted and account[:2] not in self.accounts:
+                    break
+                self.accounts[account[:2]] = account
+                self.seen.append((account, at, amount))
+                self.last = at
+        if event.refusal:
+            return "observed"
+        if granted:
+            for rate in rates:
+                self.paced.setdefault(rate.id, []).append(at)
+            lefts = [left for each in event.accounts if (left := self.left(each, at, seen=True)) is not None]
+            least = min(lefts, default=None)
+            # What is left is told as of the hold, which is of the quote.
+            told = "granted" if least is None else f"granted, {least + event.cost - event.quote} left"
+        return f"observed: {str(told).removeprefix('observed ')}"
 
     def _granted(self, purse: Purse, at: int) -> str:
         lefts = [left for account in purse if (left := self.left(account, at)) is not None]
         return f"granted, {min(lefts)} left" if lefts else "granted"
 
-    def _short(self, accounts: Purse, amount: int, at: int) -> str | None:
+    def _short(self, accounts: Purse, amount: int, at: int, *, seen: bool = False) -> str | None:
         for account in accounts:
-            left = self.left(account, at)
+            left = self.left(account, at, seen=seen)
             if left is not None and left < amount:
-                of = (self.spent(account, at), self.held(account, at), (account.limit or 0) + self.granted(account, at))
+                spent = self.spent(account, at) + (self.observed(account, at) if seen else 0)
+                of = (spent, self.held(account, at), (account.limit or 0) + self.granted(account, at))
                 spent, held, limit = (figure(account, n) for n in of)
                 until = f" until {clock_text(_end_of(account.period, at))}" if account.period else ""
                 return f"{account.id} is short: {spent} spent, {held} held of {limit}{until}"

@@ -24,8 +24,8 @@ import pytest
 
 from tests.swarm import free_port
 from tests.tables import entry_line
+from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Event, Extend, Granted, Outcome, Reserve
-from tolsey.ledger.rules import Balance
 from tolsey.store.postgres import PostgresLedger, open_postgres
 from tolsey.store.postgres_connection import Durability
 from tolsey.testing import NOON

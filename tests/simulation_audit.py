@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from tests.simulation_store import Rows, Step
+from tolsey.ledger.books import Window
 from tolsey.ledger.events import (
     Entry,
     Extend,
@@ -24,7 +25,6 @@ from tolsey.ledger.events import (
     Shortfall,
     Void,
 )
-from tolsey.ledger.rules import Window
 from tolsey.testing import SECOND
 from tolsey.token.chain import Account, Rate
 

@@ -8,8 +8,8 @@ from functools import partial
 from tests.simulation_loop import Process
 from tests.simulation_store import LEASE_SECONDS, TIMEOUT_SECONDS, Database, Group, Owner
 from tolsey.errors import CommitUnknown, LedgerUnavailable
+from tolsey.ledger.books import Balance, Hold, Window
 from tolsey.ledger.events import Event, Expire, Outcome
-from tolsey.ledger.rules import Balance, Hold, Window
 from tolsey.ledger.windows import window
 from tolsey.testing import SECOND
 from tolsey.token.chain import Account

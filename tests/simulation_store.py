@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 from tests.simulation_loop import Loop, Process
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger import rules
+from tolsey.ledger.books import Balance, Books, Hold, Window
 from tolsey.ledger.events import RESOLUTIONS, Claimed, Entry, Event, Grant, Key, Kind, Open, Outcome, Reserve
-from tolsey.ledger.rules import Balance, Books, Hold, Window
 from tolsey.testing import SECOND
 
 LEASE_SECONDS = 10.0

@@ -7,6 +7,8 @@ reserve h1 10 -> …          on all of them; `reserve h1 10 @team` on the chain
                             idempotency key, `until=30` may be expired from 30 s on
 settle h1 7 -> …            void h1, expire h1, open, extend h1 5, refund h1 3, refund h1, annul h1, grant team 100;
                             `settle h1 7 kept` has a response to keep
+observe o1 8 -> observed: … a call that was let through: quoted at 8 and as dear; `observe o1 8/5` cost 5, `refused=x`
+                            met that refusal before; `@team`, `+more`, `+r` as above
 at 2026-03-31T23:59:59Z     the clock; `+5s`, `-1h`, `+1ns` move it
 team? -> …                  where an account stands: over its life, and with a period in its running window
 overdue? -> …               the holds whose time is over are expired, and this many were
@@ -19,6 +21,7 @@ from itertools import cycle
 from typing import Protocol
 
 from tests.ledgers import Ledgers, database, figure, number, purse, say
+from tolsey.ledger.books import Balance, Books, Window
 from tolsey.ledger.events import (
     Annul,
     Claim,
@@ -28,6 +31,7 @@ from tolsey.ledger.events import (
     Grant,
     Granted,
     Kept,
+    Observe,
     Open,
     Outcome,
     Refund,
@@ -35,7 +39,7 @@ from tolsey.ledger.events import (
     Settle,
     Void,
 )
-from tolsey.ledger.rules import Balance, Books, Window, apply
+from tolsey.ledger.rules import apply
 from tolsey.ledger.windows import window
 from tolsey.testing import NOON, SECOND, FaultyLedger
 from tolsey.token.chain import Account, Rate
@@ -84,7 +88,8 @@ class RulesAlone:
             return balance
         start, _ = window(account.period, max(self._last, self.now))
         stands = self._books.windows.get((account[:2], start)) or Window()
-        return Balance(account, stands.spent, stands.held, balance.calls, balance.open, stands.granted)
+        figures = (stands.spent, stands.held, balance.calls, balance.open, stands.granted, stands.observed)
+        return Balance(account, *figures)
 
     def expire(self) -> int:
         holds = self._books.holds
@@ -189,6 +194,14 @@ class Names:
         match words:
             case ["reserve", hold, amount, *more]:
                 return self.reserve(hold, amount, more, now)
+            case ["observe", hold, amount, *more]:
+                quote, _, cost = amount.partition("/")
+                refused = [word.partition("=")[2] for word in more if word.startswith("refused=")]
+                asked = self.reserve(hold, quote, [word for word in more if not word.startswith("refused=")], now)
+                paid = number(cost) if cost else asked.amount
+                return Observe(
+                    hold, asked.accounts, asked.amount, paid, "", asked.counters, asked.rates, "".join(refused)
+                )
             case ["extend", hold, amount]:
                 return Extend(hold, number(amount))
             case ["settle", hold, amount, *kept]:
@@ -246,6 +259,7 @@ def play(player: Player, lines: list[str]) -> Iterator[str]:
             stands = player.stand(account)
             spent, held, granted = (figure(account, n) for n in (stands.spent, stands.held, stands.granted))
             more = f", {granted} granted" if granted else ""
+            more += f", {figure(account, stands.observed)} observed" if stands.observed else ""
             yield f"{told} -> {spent} spent, {held} held, {stands.calls} calls, {stands.open} open{more}"
         else:
             names.declare(words)

@@ -10,8 +10,8 @@ import pytest
 from tests.books import ROOT, TEAM, Ticks, book_on, granted, later, texts, unavailable, until, waiting_commit, where
 from tests.ledgers import Child, Ledgers, journal, open_holds, purse, say, stands
 from tests.reading import fsck
+from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Granted, Reserve, Settle, Void
-from tolsey.ledger.rules import Balance
 from tolsey.store.book import Book
 from tolsey.store.owners import Turn
 from tolsey.store.reports import Checked

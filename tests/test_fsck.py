@@ -211,6 +211,7 @@ def test_the_trail_is_the_tree_depth_first(ledger: FaultyLedger) -> None:
         "spent": "0.000000006",
         "held": "0.000000001",
         "calls": 1,
+        "observed": "0",
         "window": None,
     }
 

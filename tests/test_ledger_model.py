@@ -26,6 +26,7 @@ from tests.ledgers import Ledgers, open_holds, owner_file, say
 from tests.model import Engine, Fate, Held, Model, Purse, Seat
 from tests.reading import fsck
 from tolsey.errors import LedgerUnavailable
+from tolsey.ledger.books import Balance
 from tolsey.ledger.events import (
     Annul,
     Claim,
@@ -33,6 +34,7 @@ from tolsey.ledger.events import (
     Expire,
     Extend,
     Grant,
+    Observe,
     Open,
     Outcome,
     Refund,
@@ -40,7 +42,6 @@ from tolsey.ledger.events import (
     Settle,
     Void,
 )
-from tolsey.ledger.rules import Balance
 from tolsey.store.reports import Checked
 from tolsey.testing import SECOND, FaultyLedger
 from tolsey.token.chain import Account, Rate
@@ -123,7 +124,9 @@ class OnSqlite:
 class Plan(NamedTuple):
     """One event in the making: `which` and `amount` are taken modulo what there is."""
 
-    what: Literal["reserve", "again", "extend", "settle", "void", "expire", "open", "ghost", "grant", "refund", "annul"]
+    what: Literal[
+        "reserve", "observe", "again", "extend", "settle", "void", "expire", "open", "ghost", "grant", "refund", "annul"
+    ]
     which: int
     amount: int
 
@@ -135,7 +138,7 @@ PLANS = st.builds(
         + ["settle"] * 4
         + ["void"] * 2
         + ["extend"] * 2
-        + ["expire", "again", "open", "ghost", "grant", "refund", "annul"]
+        + ["observe", "expire", "again", "open", "ghost", "grant", "refund", "annul"]
     ),
     st.integers(0, 1000),
     st.integers(0, 12),
@@ -256,11 +259,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for account, balance in zip(accounts, worker.balances(accounts), strict=True):
             at = None if account.period is None else worker.time()
             granted = self.model.granted(account, worker.time())
-            assert (balance.spent, balance.held, balance.calls, balance.granted) == (
+            assert (balance.spent, balance.held, balance.calls, balance.granted, balance.observed) == (
                 self.model.spent(account, at),
                 self.model.held(account, at),
                 self.model.calls(account),
                 granted,
+                self.model.observed(account, at),
             )
             assert account.limit is None or balance.spent + balance.held <= account.limit + granted
 
@@ -304,6 +308,14 @@ class LedgerMachine(RuleBasedStateMachine):
                 events += [Open(account) for account in purse]
             elif what == "extend" and (old in mine or old not in known):
                 events.append(Extend(old, amount))
+            elif what == "observe":
+                asked = self._reserve(which, max(amount, 1), purse)
+                refusal = "caveat_refused" if which % 5 == 0 else ""
+                quote = asked.amount
+                cost = amount // 2 if asked.accounts else 0
+                events.append(
+                    Observe(asked.hold, asked.accounts, quote, cost, "", asked.counters, asked.rates, refusal)
+                )
             elif what == "grant":
                 some = (purse + self.counters[which % 4])[-1]
                 events.append(Grant(some[:2], amount * (NANO if some.unit == "call" else 1), ""))

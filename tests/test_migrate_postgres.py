@@ -27,6 +27,7 @@ from tolsey.ledger.events import (
     Grant,
     Granted,
     Kept,
+    Observe,
     Open,
     Refund,
     Reserve,
@@ -35,8 +36,8 @@ from tolsey.ledger.events import (
     Unknown,
     Void,
 )
-from tolsey.ledger.windows import DAY
-from tolsey.store.contract import RollUp
+from tolsey.ledger.windows import DAY, HOUR
+from tolsey.store.contract import RollUp, TallyRow
 from tolsey.store.export import export
 from tolsey.store.moving import TABLES
 from tolsey.store.moving_postgres import PostgresMovable
@@ -67,6 +68,7 @@ HISTORY: list[Event] = [
     Void("h4"),
     Void("h1"),
     Reserve("h5", NAME, 3),
+    Observe("o1", NAME, 8, 7, "", CALLS),
 ]
 
 
@@ -80,6 +82,7 @@ def file(tmp_path: Path) -> Path:
         ledger.config = 1
         for event in HISTORY:
             assert not isinstance(ledger.run([event], now)[0], Unknown)
+        ledger.tally([TallyRow(now // HOUR, "a worker", "{}", "{}")])
     return tmp_path / "ledger.db"
 
 
@@ -124,7 +127,7 @@ async def test_gateways_go_on_there(gateways: Gateways, file: Path) -> None:
     """With the same id and behind the last number, so that the keys take it for what it is."""
     await migrate(url(file), gateways.url)
     ledger = await gateways.open("o2")
-    assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 15)
+    assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 17)
     outcomes = await ledger.write([Reserve("h6", NAME, 5), Settle("h6", 5), Settle("h2", 9), Refund("h1", 10, "r")])
     assert [type(outcome) for outcome in outcomes] == [Granted, Resolved, Resolved, Resolved]
     assert (await rows(gateways.url, "SELECT min(n), max(n) FROM entry WHERE n > 15")) == [(16, 19)]

@@ -15,6 +15,7 @@ from proofs.gateways import State, System
 from proofs.ledger import ACCOUNTS, CALLS, LIMITS, Event, Ledger, apply, read
 from proofs.model import LAWS, MUTATIONS, SIZES, check, mutated, say
 from tests.ledgers import ROOT as PROJECT
+from tolsey.ledger import books as books_module
 from tolsey.ledger import events as real
 from tolsey.ledger import rules
 from tolsey.token.chain import Account
@@ -113,17 +114,17 @@ REAL = [Account(name, "USD", None if n == 0 else "root", name, LIMITS[n]) for n,
 WORDS = {"Granted": "granted", "Shortfall": "short", "Resolved": "resolved", "Late": "late", "Unknown": "unknown"}
 
 
-def books_of(ledger: Ledger) -> rules.Books:
+def books_of(ledger: Ledger) -> books_module.Books:
     """The real rules' books, as they would be at this point."""
-    books = rules.Books()
+    books = books_module.Books()
     for account, (spent, held, granted) in zip(REAL, ledger.balances, strict=True):
-        books.balances[account[:2]] = rules.Balance(account, spent, held, granted=granted)
+        books.balances[account[:2]] = books_module.Balance(account, spent, held, granted=granted)
     for call, hold in enumerate(map(read, ledger.journal)):
         if hold is None:
             continue
         chain = tuple(REAL[n][:2] for n in CALLS[call].chain)
         extended = hold.amount - CALLS[call].amount
-        known = rules.Hold(str(call), chain, hold.amount, hold.owner, 0, extended=extended)
+        known = books_module.Hold(str(call), chain, hold.amount, hold.owner, 0, extended=extended)
         if hold.resolution:
             known.resolution, known.settled = real.Kind(hold.resolution), hold.settled
             known.refunded, known.annulled = hold.settled * hold.annulled, hold.annulled

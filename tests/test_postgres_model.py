@@ -13,8 +13,8 @@ from tests.model import Engine, Fate, Seat
 from tests.postgres import Gateways, Server
 from tests.test_ledger_model import LedgerMachine, hold_against_the_model
 from tolsey.errors import CommitUnknown, LedgerUnavailable
+from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Event, Outcome
-from tolsey.ledger.rules import Balance
 from tolsey.store import postgres_owners
 from tolsey.store.postgres import PostgresLedger
 from tolsey.store.reports import Checked

@@ -8,8 +8,9 @@ import pytest
 
 from tests.ledgers import purse
 from tests.tables import Check
+from tolsey.ledger.books import Balance, Books
 from tolsey.ledger.events import Conflict, Entry, Event, Expire, Granted, Kind, Open, Reserve, Settle, Void
-from tolsey.ledger.rules import MAX_OPEN_HOLDS, Balance, Books, apply
+from tolsey.ledger.rules import MAX_OPEN_HOLDS, apply
 from tolsey.testing import NOON
 from tolsey.units import MAX_NANO
 

@@ -5,8 +5,9 @@
 
 from tests.ledgers import purse, say
 from tests.tables import Check
+from tolsey.ledger.books import Books
 from tolsey.ledger.events import Claim, Event, Reserve, Settle
-from tolsey.ledger.rules import Books, apply
+from tolsey.ledger.rules import apply
 from tolsey.testing import NOON
 
 

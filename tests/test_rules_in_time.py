@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.ledgers import say
 from tests.tables import Check
+from tolsey.ledger.books import Books
 from tolsey.ledger.events import Granted, Reserve
-from tolsey.ledger.rules import Books, apply
+from tolsey.ledger.rules import apply
 from tolsey.ledger.windows import DAY, HOUR, KEPT_BEYOND, RATE_PERIODS, closed_before, spacing, window
 from tolsey.testing import NOON, SECOND
 from tolsey.token.chain import Rate

@@ -15,8 +15,8 @@ from tests.simulation import simulate
 from tests.simulation_gateway import Violation
 from tests.simulation_store import Apply, Flaws
 from tolsey.ledger import rules
+from tolsey.ledger.books import Balance, Books
 from tolsey.ledger.events import Event, Extend, Granted, Outcome, Reserve, Settle, Void
-from tolsey.ledger.rules import Books
 from tolsey.ledger.windows import spacing
 from tolsey.store.book import Book
 from tolsey.units import NANO
@@ -71,7 +71,7 @@ def only_the_leaf(books: Books, event: Event, *, at: int, owner: int) -> Outcome
         return rules.apply(books, event, at=at, owner=owner)
     limits = {account[:2]: account for account in event.accounts[:-1]}
     for key, account in limits.items():
-        balance = books.balances.setdefault(key, rules.Balance(account))
+        balance = books.balances.setdefault(key, Balance(account))
         balance.account = account._replace(limit=None, period=None)
     unlimited = tuple(books.balances[key].account for key in limits)
     outcome = rules.apply(books, event._replace(accounts=(*unlimited, event.accounts[-1])), at=at, owner=owner)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tolsey.errors import LedgerUnavailable
+from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Event, Outcome
-from tolsey.ledger.rules import Balance
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
 from tolsey.token.chain import Account

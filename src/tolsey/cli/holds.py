@@ -14,7 +14,7 @@ from tolsey.token.caveats import SECOND, format_time
 from tolsey.units import Amount, format_nano, parse_amount
 
 if TYPE_CHECKING:
-    from tolsey.ledger.rules import Hold
+    from tolsey.ledger.books import Hold
     from tolsey.store.chains import OpenHold
     from tolsey.store.contract import Ledger, Snapshot
 

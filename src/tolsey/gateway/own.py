@@ -9,7 +9,7 @@ from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client
 from tolsey.gateway.passage import Passage, Request
-from tolsey.ledger.rules import Balance, Hold
+from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.windows import window
 from tolsey.token.caveats import Expires, format_time
 from tolsey.token.chain import Chain, clear_showing

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     GRANT = "grant"
     REFUND = "refund"
     ANNUL = "annul"
+    OBSERVE = "observe"
 
 
 RESOLUTIONS: Final = (Kind.SETTLE, Kind.VOID, Kind.EXPIRE)
@@ -158,7 +159,23 @@ class Annul(NamedTuple):
     note: str
 
 
-Event = Reserve | Extend | Settle | Void | Expire | Open | Grant | Refund | Annul
+class Observe(NamedTuple):
+    """A call that observe mode let through: enforced, it would have held `quote`, and it cost `cost`.
+
+    `refusal` is the code of the Refusal that it met before the ledger was asked; empty if the ledger is to say.
+    """
+
+    hold: str
+    accounts: tuple[Account, ...]
+    quote: int
+    cost: int
+    note: str = ""
+    counters: tuple[Account, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    refusal: str = ""
+
+
+Event = Reserve | Extend | Settle | Void | Expire | Open | Grant | Refund | Annul | Observe
 
 
 class Granted(NamedTuple):
@@ -235,4 +252,11 @@ class Unknown(NamedTuple):
     hold: str
 
 
-Outcome = Granted | Shortfall | RateLimited | TooManyHolds | Repeated | Conflict | Resolved | Late | Unknown
+class Observed(NamedTuple):
+    """The call is written down. `verdict` is what a reserve would have met; None if it met a Refusal before."""
+
+    hold: str
+    verdict: "Outcome | None"
+
+
+Outcome = Granted | Shortfall | RateLimited | TooManyHolds | Repeated | Conflict | Resolved | Late | Unknown | Observed

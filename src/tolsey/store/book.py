@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
+from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Extend, Granted, Kind, Late, Outcome, Reserve, Settle, Void
-from tolsey.ledger.rules import Balance, Hold
 from tolsey.store.contract import Ledger
 from tolsey.token.chain import Account
 

@@ -10,12 +10,28 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Outcome
-from tolsey.ledger.rules import Balance, Hold
 from tolsey.token.chain import Account
 
 IN_PASSING: Final = 8
 """How many rows that are over an engine removes beside each write of their kind."""
+
+
+TALLIED_HOURS: Final = 90 * 24
+"""How long tallies are kept, in hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRow:
+    """What one process, `source`, counted in the `hour` (hours since the epoch) of the calls that `key` tells of; `key`
+    and `counts` are JSON (see `ledger.tallies`).
+    """
+
+    hour: int
+    source: str
+    key: str
+    counts: str
 
 
 class Ledger(Protocol):
@@ -51,7 +67,7 @@ class Ledger(Protocol):
 
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """The accounts as committed, by all; one that does not exist yet stands at 0. Of one with a period: its running
-        window, as `spent`, `held` and `granted`.
+        window, as `spent`, `held`, `granted` and `observed`.
         """
 
     async def hold(self, hold_id: str) -> Hold | None:
@@ -65,6 +81,9 @@ class Ledger(Protocol):
 
     async def accept(self, note: str) -> None:
         """Write down that an operator accepts this ledger as it is, with spend that may be lost (RULES.md L1)."""
+
+    async def tally(self, rows: Sequence[TallyRow]) -> None:
+        """Put these in the place of what the same process had counted, durably, and drop some that are too old."""
 
     async def expire(self) -> int:
         """Close every owner that is dead and settle its open holds as held, and those whose time is over; return how
@@ -104,6 +123,7 @@ class AccountRow:
     held: int
     calls: int
     open: int
+    observed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +135,7 @@ class WindowRow:
     spent: int
     held: int
     granted: int
+    observed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +195,7 @@ class RolledRow:
     spent: int
     calls: int
     granted: int
+    observed: int
 
 
 class Snapshot(Protocol):
@@ -235,6 +257,9 @@ class Snapshot(Protocol):
 
     def rolled_windows(self) -> Iterator[WindowRow]:
         """The same for windows that are kept; nothing is held."""
+
+    def tallies(self, since: int, until: int) -> Iterator[TallyRow]:
+        """What was counted from the hour `since` to before the hour `until`."""
 
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
+from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Outcome
-from tolsey.ledger.rules import Balance, Hold
+from tolsey.store.contract import TallyRow
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
 
@@ -128,6 +129,10 @@ class EmbeddedLedger:
     async def accept(self, note: str) -> None:
         """Write down that an operator accepts this ledger as it is."""
         await self._in_thread(self._ledger.accept, note, self._now())
+
+    async def tally(self, rows: Sequence[TallyRow]) -> None:
+        """Put rows in the place of those with the same keys."""
+        await self._in_thread(self._ledger.tally, rows)
 
     async def expire(self) -> int:
         """Settle what dead owners hold, and holds whose time is over; return how many."""

@@ -25,14 +25,15 @@ _LIMITS: Final = ("n", "id", "unit", "parent", "label", "limit", "period", "gran
 TABLES: Final = (
     Table("owner", ("n", "id", "started_at", "ended_at")),
     Table("config", ("n", "generation", "at")),
-    Table("account", (*_LIMITS, "spent", "held", "calls", "open", "opened_at")),
-    Table("window", ("account", "start", "limit", "spent", "held", "granted")),
+    Table("account", (*_LIMITS, "spent", "held", "calls", "open", "observed", "opened_at")),
+    Table("window", ("account", "start", "limit", "spent", "held", "granted", "observed")),
     Table("rate", ("id", "tat")),
     Table("claim", ("scope", "key", "request", "hold", "at", "done", "body", "response")),
     Table("rollup", ("n", "up_to", "at", "entries", "sha256", "made_at", "note")),
-    Table("rolled", ("account", "spent", "calls", "granted")),
-    Table("rolled_window", ("account", "start", "spent", "granted")),
+    Table("rolled", ("account", "spent", "calls", "granted", "observed")),
+    Table("rolled_window", ("account", "start", "spent", "granted", "observed")),
     Table("entry", ("n", "at", "kind", "hold", "leaf", "counter", "amount", "until", "owner", "config", "note")),
+    Table("tally", ("hour", "source", "key", "counts")),
     Table("hold", ("id", "leaf", "counter", "amount", "owner", "at", "until")),
 )
 """In the order in which they are loaded."""

@@ -21,8 +21,10 @@ from typing import Final
 import asyncpg
 
 from tolsey.errors import CommitUnknown, LedgerUnavailable, TolseyError
+from tolsey.ledger.books import Balance, Books, Hold
 from tolsey.ledger.events import Conflict, Event, Expire, Extend, Granted, Kind, Outcome, Reserve, Settle, Shortfall
-from tolsey.ledger.rules import Balance, Books, Hold, apply
+from tolsey.ledger.rules import apply
+from tolsey.store.contract import TALLIED_HOURS, TallyRow
 from tolsey.store.postgres_connection import (
     ERRORS,
     LOST,
@@ -38,6 +40,7 @@ from tolsey.store.postgres_connection import (
 )
 from tolsey.store.postgres_owners import Lease, Watch, clear, end, holds_of, register
 from tolsey.store.postgres_rows import Group, Rows, Stale, standing
+from tolsey.store.postgres_sql import TALLY
 from tolsey.token.chain import Account
 
 CLOSE_SECONDS: Final = 2.0
@@ -305,6 +308,14 @@ class PostgresLedger:
         """Write down that an operator accepts this ledger as it is."""
         async with self._using("the ledger cannot be written") as session:
             await session.db.execute(_ACCEPT, Kind.ACCEPT, self.owner, self.config, note)
+
+    async def tally(self, rows: Sequence[TallyRow]) -> None:
+        """Put rows in the place of those with the same keys."""
+        columns = zip(*((row.hour, row.source, row.key, row.counts) for row in rows), strict=True)
+        async with self._using("the ledger cannot be written") as session:
+            await session.db.execute(TALLY, *map(list, columns))
+            oldest = max(row.hour for row in rows) - TALLIED_HOURS
+            await session.db.execute("DELETE FROM tally WHERE hour < $1", oldest)
 
     async def expire(self) -> int:
         """End every owner whose lease has lapsed and settle what it holds, and holds whose time is over (RULES.md L3).

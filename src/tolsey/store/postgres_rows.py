@@ -16,8 +16,23 @@ from typing import Any, Final
 import asyncpg
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.events import RESOLUTIONS, Annul, Claim, Claimed, Event, Grant, Key, Kind, Open, Refund, Reserve
-from tolsey.ledger.rules import CLAIM_NS, Balance, Books, Hold, Window, WindowKey
+from tolsey.ledger.books import Balance, Books, Hold, Window, WindowKey
+from tolsey.ledger.events import (
+    RESOLUTIONS,
+    Annul,
+    Claim,
+    Claimed,
+    Event,
+    Grant,
+    Key,
+    Kind,
+    Observe,
+    Open,
+    Refund,
+    Reserve,
+)
+from tolsey.ledger.observing import RATE_PREFIX
+from tolsey.ledger.rules import CLAIM_NS
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store import postgres_sql as sql
 from tolsey.store.contract import IN_PASSING
@@ -91,6 +106,8 @@ class Rows:
                     wanted[account[:2]] = None
                 case Grant(key):
                     wanted[key] = None
+                case Observe():
+                    wanted.update((account[:2], None) for account in event.accounts + event.counters)
                 case _:
                     known = self._holds.get(event.hold)
                     if known is None or not trusting or isinstance(event, Refund | Annul):
@@ -134,13 +151,13 @@ class Rows:
         known = {found[0]: found[1] for key in wanted if (found := self._accounts.get(key)) is not None}
         asked = clock.local()
         rows = await db.fetch(sql.LOCK, sorted(known))
-        group.at = clock.heard(asked, *rows[-1][6:8])
-        group.last = rows[-1][8] or 0
-        for n, granted, spent, held, calls, open_, *_ in rows:
+        group.at = clock.heard(asked, *rows[-1][7:9])
+        group.last = rows[-1][9] or 0
+        for n, granted, spent, held, calls, open_, observed, *_ in rows:
             if n is not None:
                 account = known[n]
                 group.numbers[account[:2]] = n
-                group.books.balances[account[:2]] = Balance(account, spent, held, calls, open_, granted)
+                group.books.balances[account[:2]] = Balance(account, spent, held, calls, open_, granted, observed)
         if len(group.numbers) != len(known):
             raise Stale("an account is gone")
 
@@ -168,6 +185,7 @@ class Rows:
         if not (
             any(balance.account.period for balance in books.balances.values())
             or any(event.rates or event.claim for event in events if isinstance(event, Reserve))
+            or any(event.rates for event in events if isinstance(event, Observe))
             or any(hold.claim for hold in books.holds.values())
         ):
             return
@@ -178,7 +196,7 @@ class Rows:
         for event in events:
             moments = [group.at]
             keys: tuple[Key, ...] = ()
-            hold = None if isinstance(event, Open | Grant) else books.holds.get(event.hold)
+            hold = None if isinstance(event, Open | Grant | Observe) else books.holds.get(event.hold)
             if isinstance(event, Reserve):
                 keys = tuple(account[:2] for account in event.accounts + event.counters)
                 rates.update(rate.id for rate in event.rates)
@@ -190,6 +208,9 @@ class Rows:
                 keys = (event.account[:2],)
             elif isinstance(event, Grant):
                 keys = (event.key,)
+            elif isinstance(event, Observe):
+                keys = tuple(account[:2] for account in event.accounts + event.counters)
+                rates.update(RATE_PREFIX + rate.id for rate in event.rates)
             elif hold is not None:
                 keys, moments = hold.chain + hold.counters, [hold.at]
                 if hold.claim is not None:
@@ -248,6 +269,7 @@ class Rows:
             [b.held for _, b in moved],
             [b.calls for _, b in moved],
             [b.open for _, b in moved],
+            [b.observed for _, b in moved],
         )
         if moved_to is not None:
             raise LedgerUnavailable(f"the ledger was moved to {moved_to} while it was in use")
@@ -263,7 +285,7 @@ class Rows:
         if not fresh:
             return
         columns = zip(
-            *((*b.account, b.granted, b.spent, b.held, b.calls, b.open) for _, b in fresh),
+            *((*b.account, b.granted, b.spent, b.held, b.calls, b.open, b.observed) for _, b in fresh),
             strict=True,
         )
         for n, id_, unit in await db.fetch(sql.NEW_ACCOUNTS, *map(list, columns), group.at):
@@ -312,7 +334,7 @@ class Rows:
         lines = []
         for (key, start), w in sorted(group.books.dirty_windows.items()):
             account = group.books.balances[key].account
-            lines.append((group.numbers[key], start, account.limit, w.spent, w.held, w.granted))
+            lines.append((group.numbers[key], start, account.limit, w.spent, w.held, w.granted, w.observed))
             if (key, start) not in group.windows and account.period is not None:
                 await db.execute(sql.CLOSE_WINDOWS, group.numbers[key], closed_before(account.period, start))
         await db.execute(sql.WRITE_WINDOWS, *map(list, zip(*lines, strict=True)))
@@ -346,9 +368,9 @@ async def standing(db: Db, accounts: Sequence[Account], at: int) -> list[Balance
     starts = [None if a.period is None else window(a.period, at)[0] for a in accounts]
     rows = await db.fetch(sql.STANDING, [a.id for a in accounts], [a.unit for a in accounts], starts)
     balances = []
-    for account, (n, parent, label, limit, period, calls, open_, spent, held, granted) in zip(
+    for account, (n, parent, label, limit, period, calls, open_, spent, held, granted, observed) in zip(
         accounts, rows, strict=True
     ):
         there = account if n is None else Account(account.id, account.unit, parent, label, limit, period)
-        balances.append(Balance(there, spent, held, calls, open_, granted))
+        balances.append(Balance(there, spent, held, calls, open_, granted, observed))
     return balances

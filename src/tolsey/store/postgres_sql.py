@@ -24,7 +24,7 @@ LOCK: Final = """
     SELECT a.*, now_ns(), e.at, e.n FROM (SELECT 1) one
     LEFT JOIN (SELECT n, at FROM entry ORDER BY n DESC LIMIT 1) e ON true
     LEFT JOIN (
-        SELECT n, granted, spent, held, calls, open FROM account WHERE n = ANY ($1::bigint[])
+        SELECT n, granted, spent, held, calls, open, observed FROM account WHERE n = ANY ($1::bigint[])
         ORDER BY n FOR NO KEY UPDATE
     ) a ON true
 """
@@ -47,15 +47,16 @@ CLAIMS: Final = """
 """
 CLAIMS_OF: Final = "SELECT * FROM claim WHERE hold = ANY ($1::text[]) ORDER BY scope, key FOR UPDATE"
 WINDOWS: Final = """
-    SELECT w.account, w.start, w.spent, w.held, w.granted
+    SELECT w.account, w.start, w.spent, w.held, w.granted, w.observed
     FROM unnest($1::bigint[], $2::bigint[]) AS k (account, start)
         JOIN "window" w ON w.account = k.account AND w.start = k.start
 """
 
 NEW_ACCOUNTS: Final = """
-    INSERT INTO account (id, unit, parent, label, "limit", period, granted, spent, held, calls, open, opened_at)
-    SELECT *, $12::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
-        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+    INSERT INTO account
+        (id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed, opened_at)
+    SELECT *, $13::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
     RETURNING n, id, unit
 """
 
@@ -70,9 +71,9 @@ WRITE: Final = """
             AS l (kind, hold, leaf, counter, amount, until, note, held, place)
     ), moved AS (
         UPDATE account a
-        SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open
-        FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[])
-            AS m (n, granted, spent, held, calls, open)
+        SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open, observed = m.observed
+        FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[],
+            $19::bigint[]) AS m (n, granted, spent, held, calls, open, observed)
         WHERE a.n = m.n
     ), written AS (
         INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note)
@@ -92,10 +93,11 @@ GROWN: Final = """
     ) SELECT count(*) FROM grown
 """
 WRITE_WINDOWS: Final = """
-    INSERT INTO "window" (account, start, "limit", spent, held, granted)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-    ON CONFLICT (account, start)
-        DO UPDATE SET spent = excluded.spent, held = excluded.held, granted = excluded.granted
+    INSERT INTO "window" (account, start, "limit", spent, held, granted, observed)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+        $7::bigint[])
+    ON CONFLICT (account, start) DO UPDATE SET spent = excluded.spent, held = excluded.held,
+        granted = excluded.granted, observed = excluded.observed
 """
 CLOSE_WINDOWS: Final = 'DELETE FROM "window" WHERE account = $1 AND start < $2 AND held = 0'
 NEW_RATES: Final = "INSERT INTO rate (id, tat) SELECT * FROM unnest($1::text[], $2::bigint[])"
@@ -119,11 +121,17 @@ PURGE_CLAIMS: Final = """
         SELECT ctid FROM claim WHERE at <= $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
     ))
 """
+TALLY: Final = """
+    INSERT INTO tally (hour, source, key, counts)
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[])
+    ON CONFLICT (hour, source, key) DO UPDATE SET counts = excluded.counts
+"""
 STANDING: Final = """
     SELECT a.n, a.parent, a.label, a."limit", a.period, coalesce(a.calls, 0), coalesce(a.open, 0),
         coalesce(CASE WHEN a.period IS NULL THEN a.spent ELSE w.spent END, 0),
         coalesce(CASE WHEN a.period IS NULL THEN a.held ELSE w.held END, 0),
-        coalesce(CASE WHEN a.period IS NULL THEN a.granted ELSE w.granted END, 0)
+        coalesce(CASE WHEN a.period IS NULL THEN a.granted ELSE w.granted END, 0),
+        coalesce(CASE WHEN a.period IS NULL THEN a.observed ELSE w.observed END, 0)
     FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS k (id, unit, start, place)
         LEFT JOIN account a ON a.id = k.id AND a.unit = k.unit
         LEFT JOIN "window" w ON w.account = a.n AND w.start = k.start

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar, Final, TypeVar
 
 from tolsey.errors import LedgerRefused
-from tolsey.store.contract import AccountRow, EntryRow, HoldRow, RolledRow, RollUp, WindowRow
+from tolsey.store.contract import AccountRow, EntryRow, HoldRow, RolledRow, RollUp, TallyRow, WindowRow
 
 ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
 """An `EntryRow`."""
 
 _ACCOUNTS: Final = """
-    SELECT a.n, a.id, a.unit, a.parent, p.n, a.label, a."limit", a.period, a.granted, a.spent, a.held, a.calls, a.open
+    SELECT a.n, a.id, a.unit, a.parent, p.n, a.label, a."limit", a.period, a.granted, a.spent, a.held, a.calls, a.open,
+        a.observed
     FROM account a LEFT JOIN account p ON p.id = a.parent AND p.unit = a.unit ORDER BY a.n
 """
 _HOLDS: Final = """
@@ -19,6 +20,8 @@ _HOLDS: Final = """
     FROM hold h LEFT JOIN owner o ON o.n = h.owner LEFT JOIN entry e ON e.hold = h.id AND e.kind = 'reserve'
     ORDER BY h.at, h.id
 """
+
+_TALLY: Final = "SELECT hour, source, key, counts FROM tally"
 
 _Row = TypeVar("_Row")
 
@@ -38,7 +41,7 @@ class Queries(ABC):
 
     def windows(self) -> Iterator[WindowRow]:
         """Every window that is kept."""
-        return self._rows(WindowRow, 'SELECT account, start, spent, held, granted FROM "window"')
+        return self._rows(WindowRow, 'SELECT account, start, spent, held, granted, observed FROM "window"')
 
     def entries(self, after: int = 0) -> Iterator[EntryRow]:
         """The journal behind entry `after`, by number."""
@@ -72,11 +75,16 @@ class Queries(ABC):
 
     def rolled(self) -> Iterator[RolledRow]:
         """What entries that were rolled up add up to."""
-        return self._rows(RolledRow, "SELECT account, spent, calls, granted FROM rolled")
+        return self._rows(RolledRow, "SELECT account, spent, calls, granted, observed FROM rolled")
 
     def rolled_windows(self) -> Iterator[WindowRow]:
         """The same for windows."""
-        return self._rows(WindowRow, "SELECT account, start, spent, 0, granted FROM rolled_window")
+        return self._rows(WindowRow, "SELECT account, start, spent, 0, granted, observed FROM rolled_window")
+
+    def tallies(self, since: int, until: int) -> Iterator[TallyRow]:
+        """What was counted from the hour `since` to before the hour `until`."""
+        within = f"hour >= {self.parameter} AND hour < {self.parameter[0]}2"
+        return self._rows(TallyRow, f"{_TALLY} WHERE {within}", since, until)
 
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""

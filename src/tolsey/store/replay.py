@@ -10,7 +10,7 @@ from typing import Final
 
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store.contract import AccountRow, EntryRow, Snapshot
-from tolsey.units import NANO
+from tolsey.units import MAX_NANO, NANO
 
 EVERY: Final = 4096
 """After how many entries each progress is told."""
@@ -24,6 +24,7 @@ class _Window:
     spent: int = 0
     held: int = 0
     granted: int = 0
+    observed: int = 0
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class _Account:
     calls: int = 0
     open: int = 0
     granted: int = 0
+    observed: int = 0
     latest: int = 0
     windows: dict[int, _Window] = field(default_factory=dict)
 
@@ -110,10 +112,13 @@ class Replay:
                 yield f"entries of an account were rolled up that is not in the ledger: number {row.account}"
                 continue
             account.spent, account.calls, account.granted = row.spent, row.calls, row.granted
+            account.observed = row.observed
         for window_row in self._snapshot.rolled_windows():
             account = self.accounts.get(window_row.account)
             if account is not None:
-                account.windows[window_row.start] = _Window(window_row.spent, 0, window_row.granted)
+                account.windows[window_row.start] = _Window(
+                    window_row.spent, 0, window_row.granted, window_row.observed
+                )
                 account.latest = max(account.latest, window_row.start)
 
     def _order(self, entry: EntryRow, last: EntryRow, done: int) -> Iterator[str]:
@@ -155,6 +160,8 @@ class Replay:
                 yield f"entry {n} names no account"
             elif kind == "grant":
                 yield from self._grant(entry, self.accounts[entry.leaf])
+        elif kind == "observe":
+            self._observe(entry)
         elif entry.hold is None or (entry.leaf is None and entry.counter is None):
             yield f"entry {n} names no hold or no account"
         elif kind == "reserve":
@@ -241,6 +248,16 @@ class Replay:
                     yield from self._law_2(n, account, stands)
                 at = account.up
 
+    def _observe(self, entry: EntryRow) -> None:
+        at = entry.leaf
+        while at is not None:
+            account = self.accounts[at]
+            account.observed = min(MAX_NANO, account.observed + entry.amount)
+            if account.period is not None:
+                stands = self._window(account, at, window(account.period, entry.at)[0])
+                stands.observed = min(MAX_NANO, stands.observed + entry.amount)
+            at = account.up
+
     def _window(self, account: _Account, n: int, start: int) -> _Window:
         stands = account.windows.get(start)
         if stands is not None:
@@ -271,10 +288,10 @@ class Replay:
 
     def _compare(self) -> Iterator[str]:
         for account in self.accounts.values():
-            summed = (account.spent, account.held, account.calls, account.open, account.granted)
+            summed = (account.spent, account.held, account.calls, account.open, account.granted, account.observed)
             if summed != account.stored:
                 yield (
-                    f"account {account.id} stands at (spent, held, calls, open, granted) = {account.stored},"
+                    f"account {account.id} stands at (spent, held, calls, open, granted, observed) = {account.stored},"
                     f" its entries add up to {summed}"
                 )
         yield from self._compare_windows()
@@ -289,11 +306,13 @@ class Replay:
             found = None if account is None else account.windows.get(start)
             if account is None or found is None:
                 yield f"window {start} of account {account.id if account else n} has no entries"
-            elif (row.spent, row.held, row.granted) != (found.spent, found.held, found.granted):
+                continue
+            there = (row.spent, row.held, row.granted, row.observed)
+            summed = (found.spent, found.held, found.granted, found.observed)
+            if there != summed:
                 yield (
-                    f"window {start} of account {account.id} stands at (spent, held, granted) ="
-                    f" {(row.spent, row.held, row.granted)}, its entries add up to"
-                    f" {(found.spent, found.held, found.granted)}"
+                    f"window {start} of account {account.id} stands at (spent, held, granted, observed) = {there},"
+                    f" its entries add up to {summed}"
                 )
         for n, account in self.accounts.items():
             for start, stands in account.windows.items():
@@ -303,5 +322,5 @@ class Replay:
 
 
 def _account(row: AccountRow) -> _Account:
-    stored = (row.spent, row.held, row.calls, row.open, row.granted)
+    stored = (row.spent, row.held, row.calls, row.open, row.granted, row.observed)
     return _Account(row.id, row.up, row.limit, row.period, stored)

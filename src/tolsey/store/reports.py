@@ -24,13 +24,15 @@ class Standing:
     spent: int
     held: int
     granted: int
+    observed: int
 
 
 @dataclass(frozen=True, slots=True)
 class TrailRow:
     """One account of the delegation tree. Amounts are nano-units; `depth` counts the accounts above it.
 
-    `spent`, `held` and `calls` count over its whole life. `window` is there where it has a period.
+    `spent`, `held`, `calls` and `observed` (what observe mode let through) count over its whole life. `window` is there
+    where it has a period.
     """
 
     id: str
@@ -43,6 +45,7 @@ class TrailRow:
     spent: int
     held: int
     calls: int
+    observed: int
     window: Standing | None
     depth: int
 
@@ -68,6 +71,7 @@ class TrailRow:
             "spent": format_nano(self.spent),
             "held": format_nano(self.held),
             "calls": self.calls,
+            "observed": format_nano(self.observed),
             "window": None
             if running is None
             else {
@@ -76,6 +80,7 @@ class TrailRow:
                 "spent": format_nano(running.spent),
                 "held": format_nano(running.held),
                 "granted": format_nano(running.granted),
+                "observed": format_nano(running.observed),
             },
         }
 
@@ -111,7 +116,7 @@ def trail(snapshot: Snapshot, prefix_id: str | None = None) -> Iterator[TrailRow
 def _trail_row(row: AccountRow, stands: WindowRow | None, at: int, depth: int) -> TrailRow:
     standing: Standing | None = None
     if row.period is not None:
-        figures = (0, 0, 0) if stands is None else (stands.spent, stands.held, stands.granted)
+        figures = (0, 0, 0, 0) if stands is None else (stands.spent, stands.held, stands.granted, stands.observed)
         standing = Standing(*window(row.period, at), *figures)
     return TrailRow(
         row.id,
@@ -124,6 +129,7 @@ def _trail_row(row: AccountRow, stands: WindowRow | None, at: int, depth: int) -
         row.spent,
         row.held,
         row.calls,
+        row.observed,
         standing,
         depth,
     )

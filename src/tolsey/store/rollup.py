@@ -21,7 +21,7 @@ from tolsey.ledger.windows import window
 from tolsey.store.chains import Chains
 from tolsey.store.contract import EntryRow, RollUp, Snapshot
 from tolsey.store.export import Lines, encode
-from tolsey.units import NANO
+from tolsey.units import MAX_NANO, NANO
 
 STEP: Final = 500
 """How many holds, and entries without one, go in one step."""
@@ -34,7 +34,9 @@ _GIVEN_BACK: Final = ("refund", "annul")
 
 @dataclass(slots=True)
 class Sums:
-    """What entries add up to: of each account (spent, calls, granted), of each window (spent, granted)."""
+    """What entries add up to: of each account (spent, calls, granted, observed), of each window (spent, granted,
+    observed).
+    """
 
     accounts: dict[int, list[int]] = field(default_factory=dict)
     windows: dict[tuple[int, int], list[int]] = field(default_factory=dict)
@@ -140,17 +142,23 @@ def _sums(whole: Sequence[Sequence[EntryRow]], chains: Chains) -> Sums:
             calls = int(not any(e.kind in ("void", "annul") for e in later))
             _add(sums, chains, first.leaf, first.at, charged, calls, 0)
             _add(sums, chains, first.counter, first.at, calls * NANO, calls, 0)
+        elif first.kind == "observe":
+            _add(sums, chains, first.leaf, first.at, 0, 0, 0, first.amount)
     return sums
 
 
-def _add(sums: Sums, chains: Chains, leaf: int | None, at: int, spent: int, calls: int, granted: int) -> None:
+def _add(
+    sums: Sums, chains: Chains, leaf: int | None, at: int, spent: int, calls: int, granted: int, observed: int = 0
+) -> None:
     """Add to an account and, but for a grant, to those above it; in their windows at the instant `at`."""
     for row in chains.up(leaf)[-1:] if granted else chains.up(leaf):
         in_window = granted if row.period is not None else 0
-        account = sums.accounts.setdefault(row.n, [0, 0, 0])
+        account = sums.accounts.setdefault(row.n, [0, 0, 0, 0])
         for place, more in enumerate((spent, calls, granted - in_window)):
             account[place] += more
+        account[3] = min(MAX_NANO, account[3] + observed)
         if row.period is not None:
-            stands = sums.windows.setdefault((row.n, window(row.period, at)[0]), [0, 0])
+            stands = sums.windows.setdefault((row.n, window(row.period, at)[0]), [0, 0, 0])
             stands[0] += spent
             stands[1] += in_window
+            stands[2] = min(MAX_NANO, stands[2] + observed)

@@ -81,16 +81,18 @@ class PostgresRollable:
         with errors_of(_CANNOT):
             await self._db.execute("DELETE FROM entry WHERE n = ANY ($1::bigint[])", list(entries))
             await self._db.executemany(
-                "INSERT INTO rolled AS r (account, spent, calls, granted) VALUES ($1, $2, $3, $4)"
+                "INSERT INTO rolled AS r (account, spent, calls, granted, observed) VALUES ($1, $2, $3, $4, $5)"
                 " ON CONFLICT (account) DO UPDATE SET spent = r.spent + excluded.spent,"
-                " calls = r.calls + excluded.calls, granted = r.granted + excluded.granted",
+                " calls = r.calls + excluded.calls, granted = r.granted + excluded.granted,"
+                " observed = least(r.observed, 9223372036854775807 - excluded.observed) + excluded.observed",
                 [(account, *figures) for account, figures in sums.accounts.items()],
             )
             await self._db.executemany(
-                "INSERT INTO rolled_window AS r (account, start, spent, granted)"
-                ' SELECT account, start, $3, $4 FROM "window" WHERE account = $1 AND start = $2'
+                "INSERT INTO rolled_window AS r (account, start, spent, granted, observed)"
+                ' SELECT account, start, $3, $4, $5 FROM "window" WHERE account = $1 AND start = $2'
                 " ON CONFLICT (account, start) DO UPDATE SET spent = r.spent + excluded.spent,"
-                " granted = r.granted + excluded.granted",
+                " granted = r.granted + excluded.granted,"
+                " observed = least(r.observed, 9223372036854775807 - excluded.observed) + excluded.observed",
                 [(*key, *figures) for key, figures in sums.windows.items()],
             )
             await self._db.execute(

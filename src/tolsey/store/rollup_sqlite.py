@@ -54,15 +54,18 @@ class SqliteRollable:
         with errors_of(_CANNOT):
             self._db.execute("DELETE FROM entry WHERE n IN (SELECT value FROM json_each(?))", (json.dumps(entries),))
             self._db.executemany(
-                "INSERT INTO rolled (account, spent, calls, granted) VALUES (?, ?, ?, ?) ON CONFLICT (account)"
-                " DO UPDATE SET spent = spent + excluded.spent, calls = calls + excluded.calls,"
-                " granted = granted + excluded.granted",
+                "INSERT INTO rolled (account, spent, calls, granted, observed) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (account) DO UPDATE SET spent = spent + excluded.spent, calls = calls + excluded.calls,"
+                " granted = granted + excluded.granted,"
+                " observed = min(observed, 9223372036854775807 - excluded.observed) + excluded.observed",
                 [(account, *figures) for account, figures in sums.accounts.items()],
             )
             self._db.executemany(
-                "INSERT INTO rolled_window (account, start, spent, granted) SELECT account, start, ?3, ?4 FROM window"
-                " WHERE account = ?1 AND start = ?2 ON CONFLICT (account, start) DO UPDATE"
-                " SET spent = spent + excluded.spent, granted = granted + excluded.granted",
+                "INSERT INTO rolled_window (account, start, spent, granted, observed)"
+                " SELECT account, start, ?3, ?4, ?5 FROM window WHERE account = ?1 AND start = ?2"
+                " ON CONFLICT (account, start) DO UPDATE"
+                " SET spent = spent + excluded.spent, granted = granted + excluded.granted,"
+                " observed = min(observed, 9223372036854775807 - excluded.observed) + excluded.observed",
                 [(*key, *figures) for key, figures in sums.windows.items()],
             )
             self._db.execute(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tolsey.errors import LedgerMissing, LedgerRefused, LedgerUnavailable
+from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import (
     Conflict,
     Entry,
@@ -30,7 +31,8 @@ from tolsey.ledger.events import (
     Settle,
     Shortfall,
 )
-from tolsey.ledger.rules import Balance, Hold, apply
+from tolsey.ledger.rules import apply
+from tolsey.store.contract import TALLIED_HOURS, TallyRow
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.queries import check_moved
 from tolsey.store.sqlite_file import (
@@ -47,7 +49,7 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 BALLAST_BYTES: Final = 8 * 1024 * 1024
@@ -288,6 +290,25 @@ class SqliteLedger:
             entry = Entry(Kind.ACCEPT, self._last_at, None, None, 0, self.owner, note)
             self._rows.insert_entries(self._db, [entry], self.config)
             self.commit()
+        finally:
+            self.turn.give()
+
+    @errors_of("the ledger cannot be written")
+    def tally(self, rows: Sequence[TallyRow]) -> None:
+        """Put rows in the place of those with the same keys. Takes the turn; blocks."""
+        self.turn.take()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT INTO tally (hour, source, key, counts) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (hour, source, key) DO UPDATE SET counts = excluded.counts",
+                [(row.hour, row.source, row.key, row.counts) for row in rows],
+            )
+            self._db.execute("DELETE FROM tally WHERE hour < ?", (max(row.hour for row in rows) - TALLIED_HOURS,))
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self.roll_back()
+            raise
         finally:
             self.turn.give()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
+from tolsey.ledger.books import Balance, Books, Hold, Window, WindowKey
 from tolsey.ledger.events import (
     RESOLUTIONS,
     Annul,
@@ -21,11 +22,13 @@ from tolsey.ledger.events import (
     Grant,
     Key,
     Kind,
+    Observe,
     Open,
     Refund,
     Reserve,
 )
-from tolsey.ledger.rules import CLAIM_NS, Balance, Books, Hold, Window, WindowKey
+from tolsey.ledger.observing import RATE_PREFIX
+from tolsey.ledger.rules import CLAIM_NS
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store.contract import IN_PASSING
 from tolsey.store.sqlite_file import insert_sql, parts
@@ -44,14 +47,15 @@ _ANCESTRY: Final = """
 """
 
 _ACCOUNTS: Final = """
-    SELECT n, id, unit, parent, label, "limit", period, granted, spent, held, calls, open FROM account
+    SELECT n, id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed FROM account
     WHERE id IN (SELECT value FROM json_each(?))
 """
 
 _STANDING: Final = """
     SELECT a.n, a.parent, a.label, a."limit", a.period, coalesce(a.calls, 0), coalesce(a.open, 0),
         coalesce(iif(a.period IS NULL, a.spent, w.spent), 0), coalesce(iif(a.period IS NULL, a.held, w.held), 0),
-        coalesce(iif(a.period IS NULL, a.granted, w.granted), 0)
+        coalesce(iif(a.period IS NULL, a.granted, w.granted), 0),
+        coalesce(iif(a.period IS NULL, a.observed, w.observed), 0)
     FROM json_each(?) k
         LEFT JOIN account a ON a.id = json_extract(k.value, '$[0]') AND a.unit = json_extract(k.value, '$[1]')
         LEFT JOIN window w ON w.account = a.n AND w.start = json_extract(k.value, '$[2]')
@@ -70,18 +74,19 @@ _HOLDS: Final = """
 """
 
 _INSERT_ACCOUNT: Final = (
-    'INSERT INTO account (n, id, unit, parent, label, "limit", period, granted, spent, held, calls, open, opened_at)'
+    'INSERT INTO account (n, id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed,'
+    " opened_at)"
 )
 _ACCOUNT_CHANGED: Final = (
     "ON CONFLICT (n) DO UPDATE SET granted = excluded.granted, spent = excluded.spent, held = excluded.held,"
-    " calls = excluded.calls, open = excluded.open"
+    " calls = excluded.calls, open = excluded.open, observed = excluded.observed"
 )
 _INSERT_ENTRY: Final = "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note)"
 _INSERT_HOLD: Final = "INSERT INTO hold (id, leaf, counter, amount, owner, at, until)"
-_INSERT_WINDOW: Final = 'INSERT INTO window (account, start, "limit", spent, held, granted)'
+_INSERT_WINDOW: Final = 'INSERT INTO window (account, start, "limit", spent, held, granted, observed)'
 _WINDOW_CHANGED: Final = (
     "ON CONFLICT (account, start) DO UPDATE SET spent = excluded.spent, held = excluded.held,"
-    " granted = excluded.granted"
+    " granted = excluded.granted, observed = excluded.observed"
 )
 _CLOSE_WINDOWS: Final = "DELETE FROM window WHERE account = ? AND start < ? AND held = 0"
 _INSERT_RATE: Final = "INSERT INTO rate (id, tat)"
@@ -136,7 +141,7 @@ class Rows:
         unknown = [
             event.hold
             for event in events
-            if not isinstance(event, Open | Grant)
+            if not isinstance(event, Open | Grant | Observe)
             and not (trusting and isinstance(event, Reserve))
             # What an operator corrects may have been resolved by anybody.
             and (event.hold not in holds or isinstance(event, Refund | Annul))
@@ -158,6 +163,10 @@ class Rows:
                 wanted[event.account[:2]] = None
             elif isinstance(event, Grant):
                 wanted[event.key] = None
+            elif isinstance(event, Observe):
+                for account in event.accounts + event.counters:
+                    wanted[account[:2]] = None
+                self._load_rates(db, [RATE_PREFIX + rate.id for rate in event.rates])
             elif event.hold in holds:
                 hold = holds[event.hold]
                 for key in hold.chain:
@@ -210,6 +219,8 @@ class Rows:
                 keys = (event.key,)
             elif isinstance(event, Open):
                 keys = (event.account[:2],)
+            elif isinstance(event, Observe):
+                keys = (account[:2] for account in event.accounts + event.counters)
             elif (hold := holds.get(event.hold)) is not None:
                 keys, when = hold.chain + hold.counters, hold.at
             elif isinstance(event, Reserve):
@@ -223,7 +234,8 @@ class Rows:
         if (key, start) in self._windows:
             return
         row = db.execute(
-            "SELECT spent, held, granted FROM window WHERE account = ? AND start = ?", (self._numbers[key], start)
+            "SELECT spent, held, granted, observed FROM window WHERE account = ? AND start = ?",
+            (self._numbers[key], start),
         ).fetchone()
         if row is not None:
             self.books.windows[key, start] = Window(*row)
@@ -258,9 +270,8 @@ class Rows:
                 self._next += 1
                 self._periodic = self._periodic or b.account.period is not None
             a = b.account
-            accounts.append(
-                (n, a.id, a.unit, a.parent, a.label, a.limit, a.period, b.granted, b.spent, b.held, b.calls, b.open, at)
-            )
+            stands = (b.granted, b.spent, b.held, b.calls, b.open, b.observed)
+            accounts.append((n, *a, *stands, at))
         _put(db, _INSERT_ACCOUNT, accounts, _ACCOUNT_CHANGED)
         self.insert_entries(db, books.entries, config)
         books.dirty = {}
@@ -312,7 +323,7 @@ class Rows:
         lines = []
         for (key, start), w in books.dirty_windows.items():
             account = books.balances[key].account
-            lines.append((self._numbers[key], start, account.limit, w.spent, w.held, w.granted))
+            lines.append((self._numbers[key], start, account.limit, w.spent, w.held, w.granted, w.observed))
             if (key, start) not in self._windows and account.period is not None:
                 self._windows.add((key, start))
                 db.execute(_CLOSE_WINDOWS, (self._numbers[key], closed_before(account.period, start)))
@@ -333,11 +344,10 @@ class Rows:
 
 def accounts_of(db: sqlite3.Connection, ids: Iterable[str]) -> Iterable[tuple[int, Balance]]:
     """The accounts with these ids, in every unit, each with its number."""
-    for n, id_, unit, parent, label, limit, period, granted, spent, held, calls, open_ in db.execute(
-        _ACCOUNTS, (json.dumps(list(ids)),)
-    ):
+    for n, id_, unit, parent, label, limit, period, granted, *stands in db.execute(_ACCOUNTS, (json.dumps(list(ids)),)):
+        spent, held, calls, open_, observed = stands
         account = Account(id_, unit, parent, label, limit, period)
-        yield n, Balance(account, spent, held, calls, open_, granted)
+        yield n, Balance(account, spent, held, calls, open_, granted, observed)
 
 
 def standing(db: sqlite3.Connection, accounts: Sequence[Account], at: int) -> list[Balance]:
@@ -347,9 +357,9 @@ def standing(db: sqlite3.Connection, accounts: Sequence[Account], at: int) -> li
     asked = [(a.id, a.unit, None if a.period is None else window(a.period, at)[0]) for a in accounts]
     balances = []
     for account, row in zip(accounts, db.execute(_STANDING, (json.dumps(asked),)), strict=True):
-        n, parent, label, limit, period, calls, open_, spent, held, granted = row
+        n, parent, label, limit, period, calls, open_, spent, held, granted, observed = row
         there = account if n is None else Account(account.id, account.unit, parent, label, limit, period)
-        balances.append(Balance(there, spent, held, calls, open_, granted))
+        balances.append(Balance(there, spent, held, calls, open_, granted, observed))
     return balances
 
 

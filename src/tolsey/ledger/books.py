@@ -1,0 +1,79 @@
+"""What the rules run on: accounts, their windows and holds, as far as a group of events touches them."""
+
+from dataclasses import dataclass, field
+
+from tolsey.ledger.events import Claimed, Entry, Key, Kind
+from tolsey.token.chain import Account
+
+WindowKey = tuple[Key, int]
+"""A window of an account: the account's key, and the instant at which the window begins."""
+
+
+@dataclass(slots=True)
+class Balance:
+    """Where an account stands. `calls` are those that were settled; `open` are the holds whose leaf this is.
+
+    `spent`, `held` and `observed` count over the account's whole life, also where it has windows; then `granted` stays
+    0 here. `observed` is what observe mode let through: no part of `spent`, and without a limit (RULES.md M3).
+    """
+
+    account: Account
+    spent: int = 0
+    held: int = 0
+    calls: int = 0
+    open: int = 0
+    granted: int = 0
+    observed: int = 0
+
+
+@dataclass(slots=True)
+class Window:
+    """Where an account with a period stands in one of its windows."""
+
+    spent: int = 0
+    held: int = 0
+    granted: int = 0
+    observed: int = 0
+
+
+@dataclass(slots=True)
+class Hold:
+    """A reserved amount on a chain of accounts, root first, and one call on each of `counters`.
+
+    `amount` is all that is reserved, `extended` what of it came later than `at`. `resolution` is None while it is open;
+    then come `settled`, what it was charged, `refunded`, what of that was given back, and `annulled`.
+    """
+
+    id: str
+    chain: tuple[Key, ...]
+    amount: int
+    owner: int
+    at: int
+    counters: tuple[Key, ...] = ()
+    claim: tuple[str, str] | None = None
+    extended: int = 0
+    resolution: Kind | None = None
+    settled: int = 0
+    refunded: int = 0
+    annulled: bool = False
+
+
+@dataclass(slots=True)
+class Books:
+    """The part of the ledger that a group of events touches.
+
+    `balances` holds every account that exists among those touched; what is not in it does not exist yet. So it is with
+    `windows`, `rates` (id → the instant at which all of a rate's calls are paid off) and `claims`. The `dirty` ones are
+    those changed, `entries` those made, since the store last wrote; a claim that is None there is gone.
+    """
+
+    balances: dict[Key, Balance] = field(default_factory=dict)
+    windows: dict[WindowKey, Window] = field(default_factory=dict)
+    rates: dict[str, int] = field(default_factory=dict)
+    claims: dict[tuple[str, str], Claimed] = field(default_factory=dict)
+    holds: dict[str, Hold] = field(default_factory=dict)
+    dirty: dict[Key, Balance] = field(default_factory=dict)
+    dirty_windows: dict[WindowKey, Window] = field(default_factory=dict)
+    dirty_rates: dict[str, int] = field(default_factory=dict)
+    dirty_claims: dict[tuple[str, str], Claimed | None] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
