@@ -326,12 +326,17 @@ def test_inspect_needs_no_genuine_token() -> None:
 PROGRAM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from tolsey import Macaroon, attenuate, inspect
+from tolsey import Delegation, Macaroon, attenuate, inspect
+from tolsey.refusals import BudgetExhausted, read_refusal
 root = Macaroon.mint(root_key=b"key", identifier=b"tolsey:1:k:AAAAAAAAAAAAAAAAAAAAAA:1", location="here")
 root = root.attenuate("budget = 5 USD")
 child = attenuate(root.to_text(), label="child", budget="1 USD", scope="/a", expires="2026-06-30")
 assert Macaroon.deserialize(child).to_text() == child
 assert inspect(child).budgets == ("1 USD",)
+with Delegation(child).delegate("grandchild", budget="0.5 USD") as held:
+    assert inspect(held.token).budgets == ("0.5 USD",)
+said = b'{"type": "urn:tolsey:problem:budget_exhausted", "code": "budget_exhausted", "status": 402}'
+assert type(read_refusal(said)) is BudgetExhausted
 stdlib = sys.stdlib_module_names | {"__main__", "tolsey"}
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - stdlib)))
 """

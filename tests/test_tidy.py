@@ -41,7 +41,7 @@ FLOORS = {
 }
 """The floor of each module or package directly under `tolsey`."""
 
-SDK = {"__init__", "client"}
+SDK = {"__init__", "httpx", "refusals"}
 """What a sub-agent imports: it may use clock and randomness, and imports floors 0 and 1 only."""
 
 SIDEWAYS = {
@@ -246,8 +246,8 @@ def _datetime_names(file: File) -> tuple[set[str], set[str]]:
 
 
 def standard_library_alone(file: File) -> Iterator[str]:
-    """The pure floors and the package itself need no third-party package, but PyNaCl inside a function of token/."""
-    if not file.pure and file.unit != "__init__":
+    """The pure floors and the SDK need no third-party package, but PyNaCl inside a function of token/, and httpx."""
+    if not file.pure and (file.unit not in SDK or file.unit == "httpx"):
         return
     for found in imports(file):
         top = found.name.split(".")[0]
@@ -341,7 +341,7 @@ BITES: list[tuple[Rule, str, str, str]] = [
     (imports_point_down, "config.py", "from tolsey.cli import main", "imports cli"),
     (imports_point_down, "gateway/asgi.py", "m = import_module('tolsey.admin.api')", "imports admin"),
     (imports_point_down, "__init__.py", "from tolsey.ledger import rules", "__init__ (floor SDK) imports ledger"),
-    (imports_point_down, "client/http.py", "from tolsey.gateway import headers", "imports gateway"),
+    (imports_point_down, "httpx.py", "from tolsey.gateway import headers", "imports gateway"),
     (pure_floors_do_no_io, "units.py", "import time", ":1: time on floor 0; take `now`"),
     (pure_floors_do_no_io, "units.py", "from os.path import join", "os on floor 0"),
     (pure_floors_do_no_io, "l402/mint.py", "def f():\n    from secrets import token_bytes", ":2: secrets on floor 2"),
@@ -353,6 +353,7 @@ BITES: list[tuple[Rule, str, str, str]] = [
     (standard_library_alone, "token/sealed.py", "from nacl.secret import SecretBox", "nacl is a third-party"),
     (standard_library_alone, "ledger/rules.py", "def f():\n    import nacl", "nacl is a third-party"),
     (standard_library_alone, "__init__.py", "import rich", "rich is a third-party package"),
+    (standard_library_alone, "refusals.py", "import httpx", "httpx is a third-party package"),
     (public_things_have_docstrings, "store/x.py", "x = 1", ":1: the module has no docstring"),
     (public_things_have_docstrings, "store/x.py", "'''D.'''\ndef f(): ...", ":2: f is public"),
     (
@@ -376,13 +377,14 @@ PASSES: list[tuple[Rule, str, str]] = [
     (imports_point_down, "audit/trail.py", "from tolsey.ledger.entries import Entry"),
     (imports_point_down, "cli/serve.py", "from tolsey.config import load\nfrom tolsey import attenuate"),
     (imports_point_down, "testing.py", "import tolsey.cli.main"),
-    (imports_point_down, "__init__.py", "from tolsey.client.sdk import attenuate"),
-    (imports_point_down, "client/sdk.py", "from tolsey.token import macaroon"),
+    (imports_point_down, "httpx.py", "from tolsey import Delegation"),
+    (imports_point_down, "refusals.py", "from tolsey.token import macaroon"),
     (pure_floors_do_no_io, "units.py", "from datetime import UTC, datetime\ndatetime(2026, 1, 1, tzinfo=UTC)\nx.now"),
     (pure_floors_do_no_io, "token/wire.py", "import hmac, struct\nfrom urllib.parse import unquote\nopen = 1"),
     (pure_floors_do_no_io, "store/sqlite.py", "import os, time\nopen('x')"),
     (standard_library_alone, "token/sealed.py", "def f():\n    from nacl.secret import SecretBox"),
     (standard_library_alone, "gateway/asgi.py", "import httptools"),
+    (standard_library_alone, "httpx.py", "import httpx"),
     (public_things_have_docstrings, "store/x.py", "'''D.'''\ndef _f(): ...\nclass _A:\n    def b(self): ..."),
     (functions_are_short, "store/x.py", "def f():\n" + "    x = 1\n" * 69),
     (files_are_short, "store/x.py", "x = 1\n" * 450),

@@ -2,32 +2,42 @@
 
 What an agent needs to hand on a narrower token, with the standard library alone::
 
-    from tolsey import attenuate
+    from tolsey import Delegation
 
-    child = attenuate(token, label="search-worker-12", budget="50 USD", scope="/api/v1/search?source=arxiv")
+    parent = Delegation.from_environment()
+    with parent.delegate("search-worker-12", budget="50 USD", scope="/api/v1/search?source=arxiv") as child:
+        work(child.token)
 
-No key, no config, no network: the gateway learns of the child when the child makes its first call.
+No key, no config, no network: the gateway learns of the child when the child makes its first call. What a gateway
+refuses is in `tolsey.refusals`, a token for httpx clients in `tolsey.httpx`.
 """
 
+import os
 import secrets
 from collections.abc import Sequence
+from typing import Final, Self
 
-from tolsey.errors import CaveatInvalid, CaveatWider, TokenError, TokenMalformed, TolseyError
+from tolsey.errors import CaveatInvalid, CaveatWider, TokenError, TokenMalformed, TokenMissing, TolseyError
 from tolsey.token.delegation import Inspection, UnverifiedLink, compose, inspection, narrow
 from tolsey.token.macaroon import Macaroon
 
 __all__ = [
     "CaveatInvalid",
     "CaveatWider",
+    "Delegation",
     "Inspection",
     "Macaroon",
     "TokenError",
     "TokenMalformed",
+    "TokenMissing",
     "TolseyError",
     "UnverifiedLink",
     "attenuate",
     "inspect",
 ]
+
+VARIABLE: Final = "TOLSEY_TOKEN"
+"""The environment variable that a token is handed to a process in."""
 
 
 def attenuate(
@@ -57,3 +67,70 @@ def inspect(token: str) -> Inspection:
     """Say what a token amounts to, without verifying it: that takes the gateway's key. Raises `TokenMalformed`."""
     macaroon, *discharges = Macaroon.deserialize_all(token.strip())
     return inspection(macaroon, discharges)
+
+
+class Delegation:
+    """A token in its holder's hands, to call with and to hand on::
+
+        with parent.delegate("search-worker", budget="50 USD", scope="/api/v1/search") as child:
+            ...
+
+    A budget is a limit and nothing is set aside for it, so there is nothing to give back: what the child did not spend
+    was the parent's all along. When the block ends, this object lets go of the token, and `token` raises. Whoever was
+    given the token itself still has it; `expires`, or revoking it at the gateway, ends that.
+    """
+
+    __slots__ = ("_prefix_id", "_token")
+
+    def __init__(self, token: str) -> None:
+        """Hold a token as it was given. Raises `TokenMalformed`."""
+        self._token: str | None = token.strip()
+        self._prefix_id = inspect(token).prefix_id
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Hold the token in `TOLSEY_TOKEN`. Raises `TokenMissing` and `TokenMalformed`."""
+        token = os.environ.get(VARIABLE, "")
+        if not token.strip():
+            raise TokenMissing(f"there is no token in {VARIABLE}")
+        return cls(token)
+
+    @property
+    def token(self) -> str:
+        """The token, to be sent as `Authorization: Bearer`. Raises `TokenMissing` when the block has ended."""
+        if self._token is None:
+            raise TokenMissing("the block of this delegation has ended")
+        return self._token
+
+    @property
+    def prefix_id(self) -> str:
+        """The public name of the token, in the trail and for revoking; it can be logged."""
+        return self._prefix_id
+
+    def delegate(
+        self,
+        label: str,
+        *,
+        budget: str | None = None,
+        scope: str | None = None,
+        expires: str | None = None,
+        caveats: Sequence[str] = (),
+    ) -> "Delegation":
+        """Hand on a narrower token, as `attenuate` does."""
+        return Delegation(
+            attenuate(self.token, label=label, budget=budget, scope=scope, expires=expires, caveats=caveats)
+        )
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment with the token in `TOLSEY_TOKEN`, for a subprocess."""
+        return os.environ | {VARIABLE: self.token}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._token = None
+
+    def __repr__(self) -> str:
+        """Never shows the token."""
+        return f"<Delegation {self._prefix_id}{'' if self._token else ', ended'}>"

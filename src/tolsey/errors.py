@@ -12,6 +12,7 @@ Two shapes, by who has to act:
     ├── CaveatInvalid           a text is not a caveat we know       (caveat_invalid)
     │   └── CaveatWider         a caveat is wider than its parent    (caveat_wider)
     ├── TokenError              the token cannot be used at all
+    │   ├── TokenMissing        there is none                        (token_missing)
     │   ├── TokenMalformed      not a macaroon, or beyond a limit    (token_malformed)
     │   ├── TokenForged         the HMAC chain is broken             (token_forged)
     │   ├── DischargeMissing    a third-party caveat is unanswered   (discharge_missing)
@@ -25,7 +26,8 @@ Two shapes, by who has to act:
     └── LedgerRefused           this ledger must not be used         (ledger_refused)
         └── LedgerMissing       there is none                        (ledger_refused)
 
-`STATUSES` is the closed list of codes that a caller of the gateway can meet (RULES.md C).
+`STATUSES` is the closed list of codes that a caller of the gateway can meet (RULES.md C). What an agent makes of them
+is in `refusals.py`.
 """
 
 from collections.abc import Mapping
@@ -136,6 +138,12 @@ class CaveatWider(CaveatInvalid):
 
 class TokenError(TolseyError):
     """A token that cannot be used at all. `link` and `prefix_id` name the Link at fault where there is one."""
+
+
+class TokenMissing(TokenError):
+    """There is no token where one is needed."""
+
+    code = "token_missing"
 
 
 class TokenMalformed(TokenError, ValueError):

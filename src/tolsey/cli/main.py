@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "mint": "tolsey.cli.minting",
     "attenuate": "tolsey.cli.tokens",
     "inspect": "tolsey.cli.tokens",
+    "exec": "tolsey.cli.executing",
     "verify": "tolsey.cli.verifying",
     "price": "tolsey.cli.pricing",
     "trail": "tolsey.cli.books",

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import ClassVar, Final, TextIO
 
 import typer
@@ -110,7 +111,8 @@ def report(error: Exception, words: Sequence[str]) -> int:
     """Show an error; `words` is the command line. Returns the exit status."""
     status, document, text = _problem(error)
     document["detail"] = redact(str(document["detail"]), words)
-    if "--json" in words:
+    # What follows `--` is another program's.
+    if "--json" in takewhile(lambda word: word != "--", words):
         _aside(json.dumps(document))
     else:
         fault(redact(text, words))

@@ -26,10 +26,16 @@ def new_app(help: str | None = None) -> typer.Typer:  # noqa: A002 - Typer's own
     return typer.Typer(help=help, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def command(app: typer.Typer, name: str, *, examples: Sequence[str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Declare a command of `app`. Its help ends with the examples, one command line each."""
+def command(
+    app: typer.Typer, name: str, *, examples: Sequence[str], options_first: bool = False
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Declare a command of `app`. Its help ends with the examples, one command line each.
+
+    With `options_first`, all that follows the first argument is arguments.
+    """
     lines = "\n".join(f"  {example}" for example in examples)
-    return app.command(name, cls=Command, epilog=f"\b\nExamples:\n{lines}")
+    settings = {"allow_interspersed_args": not options_first}
+    return app.command(name, cls=Command, epilog=f"\b\nExamples:\n{lines}", context_settings=settings)
 
 
 class Command(TyperCommand):
