@@ -5,11 +5,11 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
-LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
+LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow test-examples proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,10 +21,13 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not examples" $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+test-examples: setup examples/$(VENV)/.locked ## run examples/ against a local gateway and local providers
+	@$(BIN)/python -m pytest -q -rP tests/test_examples.py $(ARGS)
 
 proofs: setup ## visit every state of the ledger's model, half a minute
 	@$(BIN)/python -m proofs --thorough $(ARGS)
@@ -47,14 +50,15 @@ bench: setup ## measure, as ratios in one run
 bench-quick: setup ## the same in a few seconds: that it runs, not what it says
 	@$(BIN)/python -m bench --quick $(ARGS)
 
-lock: ## write both lock files anew with the newest versions; needs uv
+lock: ## write the lock files anew with the newest versions; needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
-	@$(LOCK) --group dev --output-file requirements-dev.lock
-	@$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
+	@$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
+	@$(LOCK) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	@$(LOCK) examples/requirements.in --output-file examples/requirements.lock
 
 clean: ## remove .venv, caches and build output
-	@rm -rf $(VENV) .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
-	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf $(VENV) examples/$(VENV) js/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	@find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A changed lock file makes .venv anew, so that nothing is left over from the old one.
 $(VENV)/.locked: requirements-dev.lock
@@ -66,6 +70,12 @@ $(VENV)/.locked: requirements-dev.lock
 	@echo "setup: making $(VENV) and installing the locked packages (once, under a minute) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+examples/$(VENV)/.locked: examples/requirements.lock
+	@echo "examples: making examples/$(VENV) and installing the locked packages (once, under a minute) ..."
+	@$(PYTHON) -m venv --clear examples/$(VENV)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 examples/$(BIN)/python -m pip install --quiet --require-hashes -r $<
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml

@@ -17,6 +17,34 @@ TEXT = ("The ", "capital ", "of France ", "is ", "Paris.")
 READ = 21
 KEY = "sk-the-operator-s"
 
+CONFIG = """
+[server]
+[[upstream]]
+name = "openai"
+url = "http://127.0.0.1:<port>"
+headers = { Authorization = "Bearer <key>" }
+[[upstream]]
+name = "anthropic"
+url = "http://127.0.0.1:<port>"
+headers = { X-Api-Key = "<key>" }
+[[route]]
+path = "/v1/messages"
+methods = ["POST"]
+upstream = "anthropic"
+llm = "anthropic"
+[[route]]
+path = "/v1/*"
+methods = ["POST"]
+upstream = "openai"
+llm = "openai"
+[[route]]
+path = "/v1/chat/completions/*"
+methods = ["GET"]
+upstream = "openai"
+price = "0 USD"
+"""
+"""A gateway before it: `port` is the server's, `key` is `KEY`."""
+
 Json = dict[str, Any]
 
 

@@ -9,34 +9,8 @@ import openai
 import pytest
 
 from tests.gateways import Gateway, child_of, serving, until
-from tests.providers import KEY, READ, TEXT, Provider
+from tests.providers import CONFIG, KEY, READ, TEXT, Provider
 
-CONFIG = """
-[server]
-[[upstream]]
-name = "openai"
-url = "http://127.0.0.1:<port>"
-headers = { Authorization = "Bearer <key>" }
-[[upstream]]
-name = "anthropic"
-url = "http://127.0.0.1:<port>"
-headers = { X-Api-Key = "<key>" }
-[[route]]
-path = "/v1/messages"
-methods = ["POST"]
-upstream = "anthropic"
-llm = "anthropic"
-[[route]]
-path = "/v1/*"
-methods = ["POST"]
-upstream = "openai"
-llm = "openai"
-[[route]]
-path = "/v1/chat/completions/*"
-methods = ["GET"]
-upstream = "openai"
-price = "0 USD"
-"""
 TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHAT = READ * 150 + len(TEXT) * 600
 """gpt-4o-mini: 0.15 USD and 0.60 USD a million, in nano-units."""

@@ -1,4 +1,4 @@
-"""The lock files hold versions and hashes, no addresses, and everything that the project asks for."""
+"""The lock files hold versions and hashes, no addresses, and everything that the project and its examples ask for."""
 
 import re
 import tomllib
@@ -23,3 +23,8 @@ def test_the_lock_files_agree_with_the_project() -> None:
     ):
         missing = {re.split(r"[<>=!~\[ ;]", line, maxsplit=1)[0] for line in wanted} - got.keys()
         assert not missing, f"not locked: {missing}; run `make lock`"
+
+
+def test_the_lock_file_of_the_examples_agrees_with_them() -> None:
+    wanted = set((ROOT / "examples/requirements.in").read_text("utf-8").split())
+    assert {name.partition("[")[0] for name in wanted} <= locked("examples/requirements.lock").keys()
