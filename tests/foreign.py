@@ -34,13 +34,13 @@ def missing(what: str) -> NoReturn:
 
 
 @cache
-def node() -> str:
-    """Return the path of node, with npm's `macaroon` installed in tests/js."""
+def node(folder: Path = JS) -> str:
+    """Return the path of node, with what the lock file of `folder` names installed there."""
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         missing("node and npm are not on the PATH (Debian: nodejs, npm)")
-    if not (JS / "node_modules" / "macaroon" / "macaroon.js").exists():
-        command = [npm, "ci", "--prefix", str(JS), "--ignore-scripts", "--no-audit", "--no-fund"]
+    if not (folder / "node_modules" / "macaroon" / "macaroon.js").exists():
+        command = [npm, "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
             missing(f"npm ci failed: {done.stderr.strip()[-300:]}")

@@ -1,4 +1,5 @@
-"""Tokens as files: what every library computes (macaroons.json), and our own tokens byte for byte (tolsey.json).
+"""Tokens as files: what every library computes (macaroons.json), our own tokens byte for byte (tolsey.json), and what
+handing on writes and refuses (delegations.json).
 
 tolsey.json is written by vectors/generate.py from verdicts that were written by hand; vectors/verify.mjs checks its
 bytes in JavaScript, over npm's `macaroon`, without a line of ours.
@@ -13,8 +14,9 @@ import pytest
 
 from tests.foreign import run_node
 from tests.tokens import decide, verdict
+from tests.vectors import delegations
 from tests.vectors.generate import build
-from tolsey import Macaroon
+from tolsey import Macaroon, TolseyError, attenuate
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.token.caveats import parse_expiry
@@ -26,6 +28,7 @@ from tolsey.units import parse_amount
 HERE = Path(__file__).parent / "vectors"
 FOREIGN: dict[str, Any] = json.loads((HERE / "macaroons.json").read_text("utf-8"))
 OURS: dict[str, Any] = json.loads((HERE / "tolsey.json").read_text("utf-8"))
+HANDED_ON: dict[str, Any] = json.loads((HERE / "delegations.json").read_text("utf-8"))
 CALLS = [(token, number) for token in OURS["tokens"] for number in range(len(token["calls"]))]
 
 
@@ -119,3 +122,23 @@ def test_the_file_is_what_the_generator_writes() -> None:
 
 def test_javascript_agrees_with_every_token() -> None:
     assert run_node(HERE / "verify.mjs", "") == f"{len(OURS['tokens'])} tokens\n"
+
+
+def test_the_file_of_delegations_is_the_one_that_is_generated() -> None:
+    assert (HERE / "delegations.json").read_text("utf-8") == delegations.build()
+
+
+@pytest.mark.parametrize("case", HANDED_ON["delegations"], ids=lambda case: json.dumps(case["options"])[:60])
+def test_what_is_handed_on_is_as_in_every_language(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """js/tolsey.test.js asks the same of the JavaScript module."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda _: HANDED_ON["nonce"])
+    if "code" in case:
+        with pytest.raises(TolseyError) as refused:
+            attenuate(case["parent"], **case["options"])
+        assert refused.value.code == case["code"]
+    else:
+        child = attenuate(case["parent"], **case["options"])
+        assert child == case["child"]
+        assert [str(caveat) for caveat in Macaroon.deserialize(child).caveats][-len(case["caveats"]) :] == case[
+            "caveats"
+        ]
