@@ -132,7 +132,7 @@ const PARSERS = {
 
 /** Read one caveat: its `name` and what its value means. Throws `caveat_invalid`. */
 export function parse(text) {
-  check(!/[\p{Cc}\u2028\u2029]/u.test(text) && text.isWellFormed(), "a caveat holds a character that it may not");
+  check(!/[\p{Cc}\p{Cs}\u2028\u2029]/u.test(text), "a caveat holds a character that it may not");
   const found = /^ *([a-z][a-z-]{0,31}) *=(.*)$/s.exec(text);
   check(found, "a caveat is written 'name = value', the name in lower case");
   const [, name] = found;

@@ -1,7 +1,7 @@
 // Hand on a narrower token, offline, and see what a token says. No key, no config, no network; npm `macaroon` computes
 // the signatures. What is written here, `tolsey attenuate` writes too, byte for byte.
 
-import { createHash } from "node:crypto";
+import crypto from "node:crypto";
 import macaroon from "macaroon";
 import { parse, TolseyError, wider } from "./caveats.js";
 
@@ -73,7 +73,7 @@ function compose({ label, budget, scope, expires, caveats = [] }) {
   if (typeof label !== "string" || !label || label !== label.trim()) {
     throw invalid("label: a label is not empty and has no white space around it");
   }
-  const nonce = Buffer.from(crypto.getRandomValues(new Uint8Array(9))).toString("base64url");
+  const nonce = crypto.randomBytes(9).toString("base64url");
   const texts = [`label = ${label} ${nonce}`];
   if (scope !== undefined) texts.push(`scope = ${scope}`);
   if (expires !== undefined) texts.push(`expires = ${expires}`);
@@ -161,7 +161,7 @@ export function inspect(token) {
   const named = (name) => known.filter((caveat) => caveat.name === name);
   return {
     identifier: textOf(root.identifier),
-    prefix_id: createHash("sha256").update(root.signature).digest("hex").slice(0, 32),
+    prefix_id: crypto.createHash("sha256").update(root.signature).digest("hex").slice(0, 32),
     links: links.filter((link, number) => number || link.caveats.length),
     expires: least(named("expires"))[0] ?? null,
     budgets: least(named("budget")),

@@ -1,5 +1,6 @@
 // The vectors that hold for the Python SDK too, and what comes of input that is no token.
 import { strict as assert } from "node:assert";
+import crypto from "node:crypto";
 import { readFileSync } from "node:fs";
 import { mock, test } from "node:test";
 import macaroon from "macaroon";
@@ -12,7 +13,7 @@ const code = (wanted) => (error) => error instanceof TolseyError && error.code =
 const TEAM = tokens[0].text;
 
 test("a child has the bytes that Python writes, or is refused with the same code", () => {
-  const random = mock.method(crypto, "getRandomValues", (into) => (into.set(Buffer.from(nonce, "base64url")), into));
+  const random = mock.method(crypto, "randomBytes", () => Buffer.from(nonce, "base64url"));
   for (const { parent, options, child, code: refused } of delegations) {
     const what = JSON.stringify(options);
     if (refused) assert.throws(() => attenuate(parent, options), code(refused), what);
@@ -26,6 +27,11 @@ test("a token says what Python says of it", () => {
     const { problems, ...found } = inspect(token);
     assert.deepEqual({ ...found, problems: problems.map((problem) => /^'(.*)': ./s.exec(problem)[1]) }, says);
   }
+});
+
+test("half a surrogate pair is refused", () => {
+  assert.throws(() => attenuate(TEAM, { label: "a\ud800" }), code("caveat_invalid"));
+  assert.ok(attenuate(TEAM, { label: "a\u{1f600}" }));
 });
 
 test("equal children are two accounts", () => {
