@@ -75,6 +75,7 @@ def test_a_program_that_writes_to_a_closed_pipe_ends() -> None:
         (("/no/such/program",), 127, "file_unusable"),
         (("no-such-program",), 127, "file_unusable"),
         (("/",), 126, "file_unusable"),
+        ((TOKEN,), 127, "file_unusable"),
         (("",), 2, "usage"),
         ((), 2, "usage"),
     ],
@@ -84,7 +85,7 @@ def test_a_program_that_cannot_be_run(words: tuple[str, ...], status: int, code:
     assert (found, out) == (status, "")
     document = json.loads(err)
     assert document["code"] == code
-    assert "tolsey_" not in err
+    assert TOKEN not in err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.gateways import Gateway, serving
 from tests.providers import CONFIG, KEY, Provider
 from tests.test_docs import Block, blocks, names, rows
 from tests.upstreams import Upstream
-from tolsey.refusals import Refused
+from tolsey.refusals import BY_CODE
 
 PAGE = "docs/agents.md"
 JS = Path(__file__).resolve().parent.parent / "js"
@@ -79,5 +79,5 @@ def test_every_snippet_makes_its_call(block: Block, gateway: Gateway, tmp_path: 
 
 def test_every_exception_is_explained() -> None:
     found = {names(code)[0]: names(name)[0] for name, code, _ in rows("agents.md", "Refusals")}
-    assert found == {code: kind.__name__ for code, kind in Refused.by_code.items()}
-    assert list(found) == list(Refused.by_code)
+    assert found == {code: kind.__name__ for code, kind in BY_CODE.items()}
+    assert list(found) == list(BY_CODE)

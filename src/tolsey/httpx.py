@@ -49,10 +49,7 @@ class Auth(httpx.Auth):
 
     def __init__(self, holder: Delegation | str, gateway: str, *gateways: str) -> None:
         self._holder = Delegation(holder) if isinstance(holder, str) else holder
-        self._origins = frozenset(_origin(httpx.URL(url)) for url in (gateway, *gateways))
-        for scheme, host, _ in self._origins:
-            if scheme not in _PORTS or not host:
-                raise ValueError("a gateway is given as its URL, as in https://gateway.example")
+        self._origins = frozenset(map(_gateway, (gateway, *gateways)))
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """What httpx calls."""
@@ -65,5 +62,18 @@ class Auth(httpx.Auth):
         return request
 
 
-def _origin(url: _Url) -> tuple[str, str, int | None]:
+_Origin = tuple[str, str, int | None]
+
+
+def _gateway(text: str) -> _Origin:
+    try:
+        scheme, host, port = _origin(httpx.URL(text))
+    except httpx.InvalidURL:
+        scheme, host, port = "", "", None
+    if scheme not in _PORTS or not host:
+        raise ValueError("a gateway is given as its URL, as in https://gateway.example")
+    return scheme, host, port
+
+
+def _origin(url: _Url) -> _Origin:
     return url.scheme, url.host, url.port or _PORTS.get(url.scheme)

@@ -1,6 +1,6 @@
 """What an agent meets when a gateway refuses: one exception for each code of `errors.STATUSES`, named like it.
 
-`budget_exhausted` is `BudgetExhausted`. Nothing raises them by itself: `raise_for_refusal` does, given the response of
+Nothing raises them by itself: `raise_for_refusal` does, given the response of
 any HTTP library. The standard library alone.
 """
 
@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 from tolsey import errors
-from tolsey.errors import STATUSES, TolseyError
+from tolsey.errors import TolseyError
 
 MAX_DOCUMENT: Final = 64 * 1024
 """The longest body, in bytes, that is looked at. A refusal has about one kilobyte; a caveat and a label have limits."""
@@ -29,15 +29,6 @@ class Refused(TolseyError):
     or calls are short and may be shown, `resets_at` (RFC 3339) when a window ends that will help. `retry_after` is in
     seconds. What the document does not say is None.
     """
-
-    by_code: ClassVar[dict[str, type["Refused"]]] = {}
-    """The class of each code."""
-
-    def __init_subclass__(cls) -> None:
-        """Give the class the code that it is named after. Raises `KeyError` for one that no gateway answers."""
-        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        STATUSES[cls.code]
-        Refused.by_code[cls.code] = cls
 
     def __init__(self, document: Mapping[str, Any], retry_after: int | None = None) -> None:
         super().__init__(_text(document, "detail") or "the gateway gave no reason")
@@ -69,109 +60,167 @@ class Refused(TolseyError):
 class PathInvalid(Refused):
     """The path or the query is not in canonical form."""
 
+    code = "path_invalid"
+
 
 class CredentialsAmbiguous(Refused):
     """More than one credential was sent."""
+
+    code = "credentials_ambiguous"
 
 
 class RequestInvalid(Refused):
     """The request or the body of an LLM call cannot be read in one way."""
 
+    code = "request_invalid"
+
 
 class TokenMissing(Refused, errors.TokenMissing):
     """No token was sent."""
+
+    code = "token_missing"
 
 
 class TokenMalformed(Refused, errors.TokenMalformed):
     """The token cannot be read."""
 
+    code = "token_malformed"
+
 
 class TokenForged(Refused, errors.TokenForged):
     """The token is not genuine, or is another gateway's."""
+
+    code = "token_forged"
 
 
 class TokenExpired(Refused):
     """The token has expired."""
 
+    code = "token_expired"
+
 
 class BudgetExhausted(Refused):
     """A budget on the chain cannot pay; `label` says whose."""
+
+    code = "budget_exhausted"
 
 
 class CallsExhausted(Refused):
     """A `calls` caveat on the chain counts no further call."""
 
+    code = "calls_exhausted"
+
 
 class BudgetMissing(Refused):
     """The token has no budget in the price's unit."""
+
+    code = "budget_missing"
 
 
 class CaveatRefused(Refused):
     """A caveat does not allow this call."""
 
+    code = "caveat_refused"
+
 
 class CaveatUnknown(Refused):
     """A caveat is not understood, so that every call is refused."""
+
+    code = "caveat_unknown"
 
 
 class DischargeMissing(Refused, errors.DischargeMissing):
     """A third-party caveat has no discharge."""
 
+    code = "discharge_missing"
+
 
 class DischargeInvalid(Refused, errors.DischargeInvalid):
     """A discharge is not genuine, not bound, or not asked for."""
+
+    code = "discharge_invalid"
 
 
 class RouteMissing(Refused):
     """No route has this path."""
 
+    code = "route_missing"
+
 
 class MethodNotAllowed(Refused):
     """The route has no such method."""
+
+    code = "method_not_allowed"
 
 
 class IdempotencyBusy(Refused):
     """The idempotency key is that of a call whose outcome is not there yet."""
 
+    code = "idempotency_busy"
+
 
 class BodyTooLarge(Refused):
     """The request body is larger than the route takes."""
+
+    code = "body_too_large"
 
 
 class IdempotencyMismatch(Refused):
     """The idempotency key was used for another request."""
 
+    code = "idempotency_mismatch"
+
 
 class Unpriceable(Refused):
     """The price of the call cannot be told."""
+
+    code = "unpriceable"
 
 
 class RateLimited(Refused):
     """The call comes too fast; `retry_after` says when the next may come."""
 
+    code = "rate_limited"
+
 
 class TooManyHolds(Refused):
     """Too many calls are open at this account."""
+
+    code = "too_many_holds"
 
 
 class HeadersTooLarge(Refused):
     """The request's headers are too large."""
 
+    code = "headers_too_large"
+
 
 class UpstreamFailed(Refused):
     """The upstream refused the connection or broke off."""
+
+    code = "upstream_failed"
 
 
 class LedgerUnavailable(Refused):
     """The ledger is down, full or was not free in time; nothing was forwarded or charged."""
 
+    code = "ledger_unavailable"
+
 
 class LedgerConflict(Refused):
     """The ledger has another account under this prefix id than the token says."""
 
+    code = "ledger_conflict"
+
 
 class UpstreamTimeout(Refused):
     """The upstream was late."""
+
+    code = "upstream_timeout"
+
+
+BY_CODE: Final[Mapping[str, type[Refused]]] = {kind.code: kind for kind in Refused.__subclasses__()}
+"""The class of each code."""
 
 
 class Response(Protocol):
@@ -213,7 +262,7 @@ def read_refusal(body: bytes, retry_after: str | None = None) -> Refused | None:
     if not isinstance(code, str) or document.get("type") != _TYPE + code:
         return None
     seconds = int(retry_after) if retry_after and _SECONDS.fullmatch(retry_after.strip()) else None
-    return Refused.by_code.get(code, Refused)(document, seconds)
+    return BY_CODE.get(code, Refused)(document, seconds)
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

@@ -61,5 +61,5 @@ def execute(
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         error = OSError(error.errno, error.strerror, words[0])
-        report(error, ["--json"] if json else [])
+        report(error, [*(["--json"] if json else []), "--", *words])
         raise typer.Exit(NOT_FOUND if missing else CANNOT_RUN) from None
