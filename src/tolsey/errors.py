@@ -15,6 +15,7 @@ Two shapes, by who has to act:
     │   ├── TokenMissing        there is none                        (token_missing)
     │   ├── TokenMalformed      not a macaroon, or beyond a limit    (token_malformed)
     │   ├── TokenForged         the HMAC chain is broken             (token_forged)
+    │   │   └── KeyUnknown      no key that is known began it        (token_forged)
     │   ├── DischargeMissing    a third-party caveat is unanswered   (discharge_missing)
     │   └── DischargeInvalid    a discharge is wrong or unused       (discharge_invalid)
     ├── ConfigError             has the file, line and key           (config_invalid)
@@ -156,6 +157,10 @@ class TokenForged(TokenError):
     """The HMAC chain does not end in the signature shown, or no key of ours began it."""
 
     code = "token_forged"
+
+
+class KeyUnknown(TokenForged):
+    """The token was begun with a key that is not known here: dropped since, another gateway's, or made up."""
 
 
 class DischargeMissing(TokenError):

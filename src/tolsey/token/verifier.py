@@ -13,7 +13,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
-from tolsey.errors import TokenForged, TokenMalformed
+from tolsey.errors import KeyUnknown, TokenMalformed
 from tolsey.token import wire
 from tolsey.token.chain import Chain, grow, parse_identifier, start, with_discharges
 from tolsey.token.macaroon import Macaroon, discharge_caveats, first_mac, mac_after, verify_signature
@@ -145,7 +145,7 @@ class Verifier:
         identifier = parse_identifier(root.identifier)
         key = self._key_of(identifier.key_id) if identifier.kind == self._kind else None
         if key is None:
-            raise TokenForged("the token was not minted with a key that is known here")
+            raise KeyUnknown("the token was not minted with a key that is known here")
         mac = first_mac(key, root.identifier)
         return start(root.identifier, mac), mac, 0
 
