@@ -74,7 +74,7 @@ def _own(model: Model, name: str) -> ModelPrice:
         for unit, amount in amounts.items()
         if amount is not None
     }
-    return ModelPrice(name, "the config", ((0, rates),), (), model.context, model.max_output)
+    return ModelPrice(name, "the config", ((0, rates),), (), model.context, model.max_output, model.name)
 
 
 def _convert(model: "ModelInfo") -> ModelPrice | None:
@@ -108,7 +108,7 @@ def _convert(model: "ModelInfo") -> ModelPrice | None:
     # A tier that begins where the context is said to end shows that it does not end there.
     context = model.context_window if model.context_window and max(starts, default=0) < model.context_window else None
     source = f"genai-prices {version('genai-prices')}"
-    return ModelPrice(model.id, source, tuple(periods), tuple(variants), context)
+    return ModelPrice(model.id, source, tuple(periods), tuple(variants), context, listed=model.id)
 
 
 def _rates(prices: "Listed") -> UnitPrices:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from tolsey.pricing.document import DocumentInvalid, read_document
-from tolsey.pricing.llm import Api, Asked
+from tolsey.pricing.llm import MAX_MODEL, Api, Asked
 from tolsey.pricing.models import INPUT, OUTPUT, read_count
 from tolsey.pricing.usage import Usage
 
@@ -31,7 +31,9 @@ class Priced(NamedTuple):
 
 
 class Answer:
-    """Reads the answer to one call: a `Reader`. `counts` are by the unit's name, `complete` whether they are all."""
+    """Reads the answer to one call: a `Reader`. `counts` are by the unit's name, `complete` whether they are all;
+    `model` is what the answer says that made it.
+    """
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
@@ -39,6 +41,7 @@ class Answer:
         self.complete = False
         self.fault: str | None = None
         self.produced = 0
+        self.model: str | None = None
         self.ways = dict(asked.way)
 
     def take(self, data: bytes) -> bool:
@@ -59,20 +62,21 @@ class Answer:
     def _take(self, document: dict[str, Any]) -> bool:
         match self._asked.api:
             case Api.CHAT:
-                self._tier(document)
+                self._head(document)
                 self._openai(document.get("usage"), "prompt", "completion")
                 choices = document.get("choices")
                 for choice in choices if isinstance(choices, list) else []:
                     self._produce(choice.get("delta") if isinstance(choice, dict) else None)
                 return self._asked.withholds and choices == [] and document.get("usage") is not None
             case Api.EMBEDDINGS:
+                self._head(document)
                 self._openai(document.get("usage"), "prompt", "completion")
             case Api.RESPONSES:
                 if str(document.get("type")).endswith(".delta"):
                     self._produce(document.get("delta"))
                 whole = document.get("response", document)
                 if isinstance(whole, dict):
-                    self._tier(whole)
+                    self._head(whole)
                     self._openai(whole.get("usage"), "input", "output")
                     self._searches(whole.get("output"))
             case Api.MESSAGES:
@@ -80,10 +84,16 @@ class Answer:
                 self._produce(document.get("content_block"))
                 message = document.get("message", document)
                 if isinstance(message, dict):
+                    self._name(message)
                     self._anthropic(message.get("usage"), done=document.get("type") in ("message", "message_delta"))
         return False
 
-    def _tier(self, document: Mapping[str, object]) -> None:
+    def _name(self, document: Mapping[str, object]) -> None:
+        if isinstance(model := document.get("model"), str):
+            self.model = model[:MAX_MODEL]
+
+    def _head(self, document: Mapping[str, object]) -> None:
+        self._name(document)
         if isinstance(tier := document.get("service_tier"), str):
             self.ways["service_tier"] = tier
 

@@ -65,7 +65,8 @@ class Variant:
 class ModelPrice:
     """The prices of one model. `periods` are rates with the instant (nanoseconds since the epoch) from which they hold,
     the earliest first. `context` is how many tokens the model takes in all, `max_output` how many it gives, None where
-    that is not known. `source` is where the prices are from.
+    that is not known. `source` is where the prices are from, and `listed` the name that they stand under there: whoever
+    calls may choose among those, and make up no other.
     """
 
     id: str
@@ -74,6 +75,7 @@ class ModelPrice:
     variants: tuple[Variant, ...] = ()
     context: int | None = None
     max_output: int | None = None
+    listed: str = ""
 
     def rates(self, now: int, ways: Mapping[str, str]) -> UnitPrices:
         """The rates at an instant for a call that is served in these ways."""
