@@ -8,7 +8,7 @@ import pytest
 from tests.books import ROOT, granted, later, texts, unavailable, until, waiting_commit, where
 from tests.ledgers import Ledgers, journal, owner_file
 from tolsey.errors import LedgerFull, LedgerUnavailable
-from tolsey.ledger.events import Reserve, Settle
+from tolsey.ledger.events import Reserve, Settle, Void
 from tolsey.store.book import Book
 from tolsey.testing import FaultyLedger
 
@@ -45,6 +45,18 @@ async def test_a_settle_is_tried_until_it_is_written(ledger: FaultyLedger, book:
     await until(lambda: len(ledger.staged) == 7 and book.problem is None)
     assert await where(book) == [(45, 0)]
     assert len([line for line in journal(ledger.path) if line.kind == "settle"]) == 1
+
+
+async def test_what_is_held_and_what_failed_is_counted(ledger: FaultyLedger, book: Book) -> None:
+    await granted(book, Reserve("h1", ROOT, 10))
+    await granted(book, Reserve("h2", ROOT, 10))
+    assert (book.holds, book.failed) == ({"h1", "h2"}, 0)
+    ledger.fail("commit", times=2)
+    book.resolve(Settle("h1", 10))
+    book.resolve(Void("h2"))
+    assert book.holds == {"h1", "h2"}
+    await until(lambda: not book.holds)
+    assert (book.failed, book.fenced) == (2, 0)
 
 
 async def test_a_group_that_cannot_be_staged_fails_alone(ledgers: Ledgers, ledger: FaultyLedger, book: Book) -> None:
@@ -102,7 +114,7 @@ async def test_a_late_settle_draws_a_new_owner(ledgers: Ledgers, ledger: FaultyL
     book.resolve(Settle("h2", 3))
     assert await where(book) == [(13, 0)]
     assert [line.kind for line in journal(ledgers.path)] == ["reserve", "expire", "late", "reserve", "settle"]
-    assert ledger.owner_id == "o2"
+    assert (ledger.owner_id, book.fenced) == ("o2", 1)
 
 
 async def test_a_hold_beyond_its_time_does_not_end_its_owner(

@@ -11,6 +11,7 @@ that money on its way back is there for the next reserve. A lone call waits for 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -33,12 +34,17 @@ _R = TypeVar("_R")
 class Book:
     """Group commit over one `Ledger`, for one event loop.
 
-    `new_owner` returns a fresh owner id. `problem` says why the ledger is not usable at the moment, or is None.
+    `new_owner` returns a fresh owner id. `committed` is told of each group: how many events it had, and how many
+    nanoseconds it took. `problem` says why the ledger is not usable at the moment, or is None. `holds` are those that
+    were granted here and not resolved on disk, `failed` and `fenced` count groups and new owners.
     """
 
-    def __init__(self, ledger: Ledger, *, new_owner: Callable[[], str]) -> None:
+    def __init__(
+        self, ledger: Ledger, *, new_owner: Callable[[], str], committed: Callable[[int, int], None] | None = None
+    ) -> None:
         self._ledger = ledger
         self._new_owner = new_owner
+        self._committed = committed
         self._reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]] = []
         self._resolutions: list[Settle | Void] = []
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
@@ -47,6 +53,9 @@ class Book:
         self._expired = False
         self._full = not ledger.has_room()
         self._failures = 0
+        self.holds: set[str] = set()
+        self.failed = 0
+        self.fenced = 0
         self.problem: str | None = FULL if self._full else None
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="ledger")
@@ -131,11 +140,15 @@ class Book:
                 # forward anything more (RULES.md L3).
                 if await self._ledger.is_ended():
                     await self._ledger.register(self._new_owner())
+                    self.fenced += 1
                 self._expired = False
             if resolutions or reserves or self._failures:
-                self._answer(
-                    await self._ledger.write([*resolutions, *(event for event, _ in reserves)]), resolutions, reserves
-                )
+                events = [*resolutions, *(event for event, _ in reserves)]
+                began = time.perf_counter_ns()
+                outcomes = await self._ledger.write(events)
+                if self._committed is not None and events:
+                    self._committed(len(events), time.perf_counter_ns() - began)
+                self._answer(outcomes, resolutions, reserves)
                 # These are done: what goes wrong from here on must not undo them.
                 resolutions, reserves = [], []
             for look, future in reads:
@@ -168,7 +181,10 @@ class Book:
         resolutions: list[Settle | Void],
         reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
     ) -> None:
+        self.holds.difference_update([event.hold for event in resolutions])
         for (event, future), outcome in zip(reserves, outcomes[len(resolutions) :], strict=True):
+            if isinstance(outcome, Granted):
+                self.holds.add(outcome.hold)
             if not future.cancelled():
                 future.set_result(outcome)
             else:
@@ -193,6 +209,7 @@ class Book:
     ) -> None:
         """Nothing of the group counts as done. What may have reached the disk unseen is voided under its id."""
         self._failures += 1
+        self.failed += 1
         detail = error.detail if isinstance(error, TolseyError) else f"the ledger failed ({type(error).__name__})"
         self.problem = detail
         if not isinstance(error, TolseyError):
