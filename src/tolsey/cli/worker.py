@@ -95,6 +95,7 @@ class Worker:
         self._book: Book
         self._passage: Passage
         self._calls: CallLog
+        self._gateway: Gateway
         self._told: str | None = None
 
     def _read(self, message: Message) -> tuple[Config, int]:
@@ -103,8 +104,8 @@ class Worker:
     def _forget(self) -> None:
         self._passage.verifier.memory.forget()
 
-    async def start(self) -> Passage:
-        """Open the ledger as a new owner and put the passage together."""
+    async def start(self) -> Gateway:
+        """Open the ledger as a new owner and put the gateway together."""
         config = self._config
         owner = secrets.token_hex(8)
         self._ledger = await reopen_ledger(config, self._keys.keyring)
@@ -124,6 +125,7 @@ class Worker:
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",
         )
+        self._gateway = Gateway(self._passage, (self._calls.over,))
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._command)
         loop.call_later(LOOK_SECONDS, self._look)
@@ -131,13 +133,14 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        return self._passage
+        return self._gateway
 
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
         left = await self._book.close(SETTLE_SECONDS)
         if left:
             self._log.warning("settled late", holds=left)
+        self._gateway.hand_on()
         self._calls.flush()
         for upstream in {route.upstream for route in self._passage.routes.all}:
             upstream.close()
@@ -171,7 +174,7 @@ class Worker:
 
 
 async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
-    server = HttpServer(Gateway(await worker.start()))
+    server = HttpServer(await worker.start())
     await server.listen(host, port)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tolsey.errors import Refusal
 from tolsey.gateway import problems
+from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -68,8 +69,9 @@ class Watch:
 class Client:
     """One client waiting for one response.
 
-    `method` is there because a HEAD has no body. `timeout` is how many seconds of silence are borne on either side,
-    once `wait_for` was called: before that it is the ledger that is waited for, which has a limit of its own.
+    `record` is that of its call: what passes here is counted in it. `timeout` is how many seconds of silence are borne
+    on either side, once `wait_for` was called: before that it is the ledger that is waited for, which has a limit of
+    its own.
     """
 
     __slots__ = (
@@ -85,13 +87,13 @@ class Client:
         "_watcher",
         "cut",
         "max_duration",
-        "method",
+        "record",
         "recorder",
         "started",
         "timeout",
     )
 
-    def __init__(self, watch: "Watch", receive: Receive, send: Send, method: str, *, has_body: bool) -> None:
+    def __init__(self, watch: "Watch", receive: Receive, send: Send, record: CallRecord, *, has_body: bool) -> None:
         self._receive = receive
         self._send = send
         self._watch = watch
@@ -102,7 +104,7 @@ class Client:
         self._started = self._since = watch.loop.time()
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
-        self.method = method
+        self.record = record
         self.timeout = self.max_duration = MAX_DURATION_SECONDS
         self.recorder: Recorder | None = None
         self.started = False
@@ -179,11 +181,13 @@ class Client:
         self.moved()
         self._body_done = not message.get("more_body", False)
         piece: bytes = message.get("body", b"")
+        self.record.received += len(piece)
         return piece
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the response's head."""
         self.started = True
+        self.record.answered = status
         if self.recorder is not None:
             self.recorder.start(status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -192,14 +196,17 @@ class Client:
         """Send a piece of the body; waits while the client is slow."""
         if self.recorder is not None:
             self.recorder.piece(piece, more=more)
+        self.record.sent += len(piece)
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self.moved()
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a response in one piece; one to HEAD goes without its body."""
         self.started = True
-        if self.method == "HEAD":
+        self.record.answered = status
+        if self.record.method == "HEAD":
             body = b""
+        self.record.sent += len(body)
         if self.recorder is not None:
             self.recorder.start(status, headers)
             self.recorder.piece(body, more=False)
@@ -208,6 +215,7 @@ class Client:
 
     async def refuse(self, refusal: Refusal, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Send a refusal as a whole response."""
+        self.record.refusal = refusal
         status, headers, body = problems.response(refusal)
         headers.extend(extra)
         await self.whole(status, headers, body)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tolsey.errors import Refusal, TokenError
+from tolsey.gateway.trace import Trace
 from tolsey.token.caveats import Network
 from tolsey.token.macaroon import Macaroon
 
@@ -39,7 +40,9 @@ OVERRIDES: Final = frozenset(
 )
 """With these a client could have one path or method priced and another served."""
 
-_DROPPED_UP: Final = HOP_BY_HOP | OVERRIDES | {b"host", b"expect", b"forwarded", b"content-length"}
+_DROPPED_UP: Final = (
+    HOP_BY_HOP | OVERRIDES | {b"host", b"expect", b"forwarded", b"content-length", b"traceparent", b"tracestate"}
+)
 _DROPPED_PREFIXES_UP: Final = (b"tolsey-", b"x-forwarded-")
 _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 
@@ -91,11 +94,13 @@ def up(
     host: bytes,
     keep_foreign_credentials: bool,
     configured: Sequence[tuple[bytes, bytes]],
+    trace: Trace | None,
 ) -> list[tuple[bytes, bytes]]:
     """The headers to send upstream: ours and the connection's taken out, forwarding rewritten, the configured ones set.
 
     `peer` is the client's address as far as it is trusted, `socket_peer` that of the connection. With
-    `keep_foreign_credentials` (a public route) a credential that is not one of ours is the upstream's business.
+    `keep_foreign_credentials` (a public route) a credential that is not one of ours is the upstream's business. `trace`
+    is what the upstream is to see as its parent, unless a configured header says otherwise.
     """
     dropped = {word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")}
     dropped.update([name for name, _ in configured])
@@ -115,6 +120,8 @@ def up(
     out.append((b"x-forwarded-proto", scheme.encode("ascii")))
     if host:
         out.append((b"x-forwarded-host", host))
+    if trace is not None and b"traceparent" not in dropped:
+        out += trace.headers()
     out.extend(configured)
     return out
 

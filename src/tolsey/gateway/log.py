@@ -5,12 +5,14 @@ tokens are counted in bounded memory and flushed once a second (RULES.md L9); un
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from tolsey.errors import Refusal
+from tolsey.gateway.record import CallRecord
+from tolsey.gateway.routes import Route
 
 FLUSH_SECONDS: Final = 0.2
 REFUSAL_SECONDS: Final = 1.0
@@ -20,22 +22,21 @@ MAX_REFUSAL_KEYS: Final = 1024
 """How many (prefix id, code) pairs are told apart between two flushes; further ones are counted together."""
 
 
-class CallRecord(msgspec.Struct, omit_defaults=False, tag_field="event", tag="call"):
-    """What is known of a call as it goes on, and at its end the line for it.
-
-    `at` is nanoseconds since the epoch, `status` the upstream's; `cost` is what was charged, None if nothing was, and
-    `ms` how long the call took.
+class Line(msgspec.Struct, omit_defaults=False, tag_field="event", tag="call", gc=False):
+    """The line for one call: `at` is nanoseconds since the epoch, `ms` how long the call took, the rest as in the
+    `CallRecord`.
     """
 
     at: int
     method: str
     path: str
     upstream: str
-    hold: str | None = None
-    status: int | None = None
-    cost: str | None = None
-    note: str = ""
-    ms: float = 0.0
+    hold: str | None
+    status: int | None
+    cost: str | None
+    note: str
+    ms: float
+    trace: str | None
 
 
 class CallLog:
@@ -50,10 +51,11 @@ class CallLog:
         self._loop = asyncio.get_running_loop()
         self._encode = msgspec.json.Encoder().encode
 
-    def served(self, record: CallRecord) -> None:
-        """Write one line for a call that was forwarded, or tried to be."""
-        record.ms = (self._now() - record.at) // 1000 / 1000
-        self._lines.append(self._encode(record))
+    def over(self, records: Sequence[CallRecord]) -> None:
+        """Write one line for each of these calls that was forwarded, or tried to be."""
+        for record in records:
+            if record.route is not None and record.forwarded:
+                self._lines.append(self._encode(_line(record, record.route)))
         self._arm()
 
     def refused(self, refusal: Refusal) -> None:
@@ -101,3 +103,18 @@ class CallLog:
         if not self._armed:
             self._armed = True
             self._loop.call_later(FLUSH_SECONDS, self._write_lines)
+
+
+def _line(record: CallRecord, route: Route) -> Line:
+    return Line(
+        record.at,
+        record.method,
+        record.path,
+        route.upstream.name,
+        record.hold,
+        record.status,
+        record.cost,
+        record.note,
+        (record.ended - record.began) // 1000 / 1000,
+        None if record.trace is None else record.trace.trace_id,
+    )

@@ -7,23 +7,27 @@ order.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from tolsey.call import Call
-from tolsey.errors import LedgerUnavailable, Refusal, TokenError
+from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
-from tolsey.gateway.log import CallLog, CallRecord
+from tolsey.gateway.log import CallLog
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
+from tolsey.gateway.record import CallRecord, llm_call
 from tolsey.gateway.recorder import Instead, Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.routes import Mode, Route, Routes
+from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
 from tolsey.ledger.events import Claim, Granted, Outcome, Repeated, Reserve, Settle, Void
+from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
@@ -46,6 +50,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: str
     host: bytes
     size: int | None
+    trace: Trace | None = None
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
@@ -88,18 +93,19 @@ class Passage:
 
     async def serve(self, request: Request, client: Client) -> None:
         """Take one call through, and answer it."""
+        record = client.record
         route = self.routes.match(request.method, request.path)
         if isinstance(route, Refusal):
             await client.refuse(route)
             return
-        record = CallRecord(self.now(), request.method, request.path, route.upstream.name)
+        record.route = route
         peer = header_rules.client_address(request.headers, request.socket_peer, self.trusted_proxies)
         call = Call(request.method, request.path, request.query, peer, record.at, route.upstream.name)
         if route.max_body is not None and request.size is not None and request.size > route.max_body:
             await client.refuse(_too_large(route.max_body))
             return
         if route.mode is Mode.PUBLIC:
-            await self._forward(request, client, route, record, call, None, None)
+            await self._forward(request, client, route, call, None, None)
             return
 
         cleared = await self._decide(request, client, route, call)
@@ -112,9 +118,9 @@ class Passage:
             await client.refuse(granted)
             return
         if isinstance(granted, Repeated):
-            await answer(granted.claimed, granted.claim, client, route.max_body)
+            record.replayed = await answer(granted.claimed, granted.claim, client, route.max_body)
             return
-        await self._forward(request, client, route, record, call, cleared, granted)
+        await self._forward(request, client, route, call, cleared, granted)
 
     async def _decide(self, request: Request, client: Client, route: Route, call: Call) -> Cleared | Refusal:
         """Steps 2 to 5: what needs no ledger."""
@@ -124,6 +130,7 @@ class Passage:
         try:
             chain = self.verifier.verify(token)
         except TokenError as error:
+            client.record.unknown_key = isinstance(error, KeyUnknown)
             return Refusal(error.code, error.detail)
         if route.tariff is None:
             return Refusal("unpriceable", "the route has no price")
@@ -133,6 +140,7 @@ class Passage:
             self._log.refused(asked)
             return asked
         if asked is not None:
+            client.record.llm = llm_call(asked)
             call = call._replace(model=asked.model)
         cleared = self._price(chain, request, call, route.tariff, chosen, asked)
         if isinstance(cleared, Refusal):
@@ -203,6 +211,7 @@ class Passage:
             cleared.claim,
             record.at + round((route.max_duration + GRACE_SECONDS) * SECOND),
         )
+        record.reserving = time.perf_counter_ns()
         try:
             outcome = await self.book.reserve(event)
         except LedgerUnavailable as error:
@@ -227,13 +236,14 @@ class Passage:
         request: Request,
         client: Client,
         route: Route,
-        record: CallRecord,
         call: Call,
         cleared: Cleared | None,
         granted: Granted | None,
     ) -> None:
         """Steps 7 and 8: one request upstream, its answer down, and the hold resolved whatever happens."""
+        record = client.record
         client.wait_for(route.timeout, route.max_duration)
+        record.forwarded = time.perf_counter_ns()
         if cleared is not None and cleared.claim is not None:
             client.recorder = Recorder()
         meter = self._meter(client, cleared, granted)
@@ -247,14 +257,16 @@ class Passage:
                 if meter is not None:
                     meter.usage.head(exchange.status, exchange.headers)
                 elif cleared is not None:
-                    record.cost = _money(cleared.quote.cost(exchange.status).nano, cleared)
+                    record.charge(cleared.quote.cost(exchange.status).nano, cleared.quote.price.unit)
                 await self._body(client, exchange, self._headers(route, exchange, record, cleared, granted), meter)
                 record.note = str(exchange.status)
         except NotSent as error:
             record.note = error.detail
+            record.fault = "connect_timeout" if error.late else "connect"
             refusal = Refusal("upstream_timeout" if error.late else "upstream_failed", error.detail)
         except Broken as error:
             record.note = str(error)
+            record.fault = "broken"
             refusal = Refusal("upstream_failed", str(error))
         except BodyTooLarge:
             record.note = "the request body grew too large"
@@ -263,14 +275,16 @@ class Passage:
             record.note = Cut.DISCONNECTED
         except asyncio.CancelledError:
             record.note = str(client.cut or "the gateway was stopped")
+            record.fault = _LATE.get(client.cut)
             if client.cut is None or client.cut is Cut.DISCONNECTED:
                 raise
             _uncancel()
             unfunded = meter.refusal if meter is not None and client.cut is Cut.UNFUNDED else None
             refusal = unfunded or Refusal("upstream_timeout", record.note)
         finally:
-            self._settle(client, record, cleared, granted, meter, exchanging is not None and exchanging.sent)
+            self._settle(client, cleared, granted, meter, exchanging is not None and exchanging.sent)
         if refusal is not None:
+            record.refusal = refusal
             if client.started:
                 # The head is out, so the only honest sign left is a response that visibly breaks off.
                 raise ConnectionAbortedError(record.note)
@@ -294,6 +308,7 @@ class Passage:
             host=request.host,
             keep_foreign_credentials=cleared is None,
             configured=route.upstream.headers,
+            trace=client.record.trace,
         )
         size = request.size
         body = None if size == 0 else client.body(route.max_body)
@@ -336,7 +351,7 @@ class Passage:
     async def _body(
         self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]], meter: Meter | None
     ) -> None:
-        if client.method == "HEAD" or exchange.status in (204, 304):
+        if client.record.method == "HEAD" or exchange.status in (204, 304):
             if meter is not None:
                 meter.usage.end()
             await client.whole(exchange.status, headers, b"")
@@ -371,32 +386,36 @@ class Passage:
     def _settle(
         self,
         client: Client,
-        record: CallRecord,
         cleared: Cleared | None,
         granted: Granted | None,
         meter: Meter | None,
         sent: bool,
     ) -> None:
         """Step 8. A call that was not surely unsent is paid for: by its cost once a head arrived, else in full."""
+        record = client.record
         if meter is not None:
             meter.stop()
+            answer = meter.usage.reader
+            if record.llm is not None and isinstance(answer, Answer):
+                record.llm.counts, record.llm.served_by = answer.counts, answer.model
         if granted is not None and record.hold is not None and cleared is not None:
             held = granted.amount if meter is None else meter.held
             if not sent:
                 self.book.resolve(Void(record.hold, record.note))
             elif record.status is None:
-                record.cost = _money(held, cleared)
+                record.charge(held, cleared.quote.price.unit)
+                record.unmetered = True
                 self.book.resolve(Settle(record.hold, held, f"unmetered: {record.note}"))
             else:
                 cost = cleared.quote.cost(record.status, None if meter is None else meter.usage)
                 note = ": ".join(part for part in (record.note, cost.note) if part)
                 if meter is not None:
                     # What an upstream says, or its slowness, may cost is never more than what is funded.
-                    note = note if cost.metered and cost.nano <= held else f"unmetered: {note}"
-                    record.cost = _money(min(held, cost.nano), cleared)
+                    record.unmetered = not cost.metered or cost.nano > held
+                    note = f"unmetered: {note}" if record.unmetered else note
+                    record.charge(min(held, cost.nano), cleared.quote.price.unit)
                 kept = None if client.recorder is None else client.recorder.kept()
                 self.book.resolve(Settle(record.hold, min(held, cost.nano), note, kept))
-        self._log.served(record)
 
 
 GRACE_SECONDS: Final = 60
@@ -404,6 +423,10 @@ GRACE_SECONDS: Final = 60
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
+
+
+_LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
+"""Which kind of upstream error it is to be cut."""
 
 
 def _money(nano: int, cleared: Cleared) -> str:

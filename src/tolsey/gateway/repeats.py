@@ -44,8 +44,8 @@ def claim_of(key: str, scope: str, method: str, path: str, query: str, headers: 
     return Claim(scope, key, hashlib.sha256(head).hexdigest())
 
 
-async def answer(claimed: Claimed, claim: Claim, client: Client, max_body: int | None) -> None:
-    """Answer a call whose key was used before."""
+async def answer(claimed: Claimed, claim: Claim, client: Client, max_body: int | None) -> bool:
+    """Answer a call whose key was used before; whether it was with what the first got."""
     if claimed.claim.request != claim.request:
         await client.refuse(_MISMATCH)
     elif claimed.done is None:
@@ -57,6 +57,8 @@ async def answer(claimed: Claimed, claim: Claim, client: Client, max_body: int |
     else:
         status, headers, body = msgspec.msgpack.decode(claimed.response, type=Response)
         await client.whole(status, [*headers, (b"tolsey-replayed", b"true")], body)
+        return True
+    return False
 
 
 async def _digest(client: Client, max_body: int | None) -> str | None:

@@ -1,0 +1,75 @@
+"""What is known of one call, as it goes on; whoever counts or writes calls down gets it when the call is over."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tolsey.errors import Refusal
+from tolsey.gateway.trace import Trace
+from tolsey.pricing.llm import Api, Asked
+from tolsey.units import format_nano
+
+if TYPE_CHECKING:
+    from tolsey.gateway.routes import Route
+
+
+class LlmCall(msgspec.Struct, gc=False):
+    """What is kept of an LLM call once its bodies are gone. `model` is as the caller wrote it, `listed` the name that
+    its price is listed under. `counts` (by the unit's name) and `served_by` (a model) are what the answer says.
+    """
+
+    api: Api
+    model: str | None
+    listed: str | None
+    counts: Mapping[str, int] = {}
+    served_by: str | None = None
+
+
+class CallRecord(msgspec.Struct, gc=False):
+    """One call. `at` is nanoseconds since the epoch; `began`, `reserving` (the ledger is asked for a hold), `forwarded`
+    and `ended` are instants of one clock, in nanoseconds, 0 for what did not happen.
+
+    `status` is the upstream's, `answered` what the client got, `refusal` why it was refused or cut. `nano` is what was
+    charged, in nano-units of `unit`, None if nothing was, and `cost` says it. `received` and `sent` are the bytes of
+    the bodies that came from the client and went to it. `fault` is a kind of upstream error (`counting.FAULTS`).
+    `llm` is there for an LLM call whose body was read. `span` belongs to the telemetry.
+    """
+
+    at: int
+    began: int
+    method: str
+    path: str = ""
+    trace: Trace | None = None
+    own: bool = False
+    route: "Route | None" = None
+    span: Any = None
+    hold: str | None = None
+    unit: str = ""
+    nano: int | None = None
+    cost: str | None = None
+    status: int | None = None
+    answered: int | None = None
+    refusal: Refusal | None = None
+    unknown_key: bool = False
+    replayed: bool = False
+    unmetered: bool = False
+    fault: str | None = None
+    note: str = ""
+    llm: LlmCall | None = None
+    received: int = 0
+    sent: int = 0
+    reserving: int = 0
+    forwarded: int = 0
+    ended: int = 0
+
+    def charge(self, nano: int, unit: str) -> None:
+        """Say what the call costs."""
+        self.nano, self.unit, self.cost = nano, unit, f"{format_nano(nano)} {unit}"
+
+
+def llm_call(asked: Asked) -> LlmCall | None:
+    """What is kept of what an LLM call asks for; None if it speaks no protocol that is known."""
+    if asked.api is None:
+        return None
+    return LlmCall(asked.api, asked.model, None if asked.price is None else asked.price.listed)
