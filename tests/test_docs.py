@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from tests.swarm import free_port
 from tests.upstreams import Upstream
+from tolsey.admin.metrics import METRICS
 from tolsey.cli.main import COMMANDS, app
 from tolsey.cli.output import TITLES
 from tolsey.config import Config, load, problems
@@ -257,6 +258,12 @@ def test_every_code_of_the_command_line_is_explained() -> None:
     assert sorted(found) == sorted(TITLES)
 
 
+def test_every_metric_is_explained() -> None:
+    table = rows("metrics.md", "Prometheus")
+    found = [(names(name)[0], kind, tuple(names(labels))) for name, kind, labels, *_ in table]
+    assert sorted(found) == sorted((metric.name, metric.kind, metric.labels) for metric in METRICS)
+
+
 def test_every_member_of_a_refusal_is_explained() -> None:
     whole = Refusal("budget_exhausted", "d", "l", "p", "c", "USD", 1, 2, 3)
     assert {name for row in rows("refusals.md", "Members") for name in names(row[0])} == members(whole).keys()
@@ -284,6 +291,7 @@ SECTIONS = {
     "`[[route]]`": "[[route]]",
     "`[[model]]`": "[[model]]",
 }
+ENV = {"SEARCH_API_KEY": "k", "COLLECTOR_KEY": "k"}
 UPSTREAM = '[[upstream]]\nname = "u"\nurl = "http://u.example"\n'
 MODEL = '[[model]]\nname = "m"\ninput = "1 USD"\noutput = "1 USD"\n'
 ROUTE = '[[route]]\npath = "/*"\nmethods = ["*"]\nupstream = "u"\n'
@@ -310,7 +318,7 @@ def test_every_section_of_the_config_is_explained(tmp_path: Path) -> None:
 
 def the_config(file: Path, text: str) -> Config:
     file.write_text(text)
-    found = load(file, {"SEARCH_API_KEY": "k"})
+    found = load(file, ENV)
     return Config(**{name: getattr(found, name) for name in Config.__slots__} | {"generation": "", "source": b""})
 
 
@@ -332,8 +340,8 @@ def test_the_examples_of_the_config_are_one_that_works(tmp_path: Path) -> None:
     examples = [block.text for block in blocks("toml") if block.page == "docs/config.md"]
     file = tmp_path / "tolsey.toml"
     file.write_text("\n".join(examples))
-    assert problems(file, {"SEARCH_API_KEY": "k"}) == []
-    assert load(file, {"SEARCH_API_KEY": "k"}).warnings == ()
+    assert problems(file, ENV) == []
+    assert load(file, ENV).warnings == ()
     assert len(examples) == len(SECTIONS)
     for section, example in zip(SECTIONS, examples, strict=True):
         assert example.startswith(SECTIONS[section])

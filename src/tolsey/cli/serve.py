@@ -19,10 +19,12 @@ import msgspec
 import uvloop
 
 from tolsey.admin.health import Health
+from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, Metrics, about
 from tolsey.cli import logs
 from tolsey.cli.assemble import open_ledger
 from tolsey.config import Config, load, problems, same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
+from tolsey.gateway.counting import Row
 from tolsey.gateway.server import HttpServer
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring
@@ -32,7 +34,7 @@ TICK_SECONDS = 0.5
 resolved.
 """
 
-EXPIRED = "settled holds of dead workers, or beyond their time, as unmetered"
+SETTLED = "settled holds of dead workers, or beyond their time, as unmetered"
 
 FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits")
 """What a reload cannot change; of `server` only where and with how many workers it listens."""
@@ -44,12 +46,28 @@ DRAIN_SECONDS = 30.0
 PORT_SECONDS = 5.0
 """How long a port may still be held by the workers of a gateway that was killed."""
 
+MAX_LINE = 64 * 1024 * 1024
+"""The longest message of a worker, in bytes: what it counts, with as many routes as a config may have."""
+
+LAST_WORDS_SECONDS = 1.0
+"""How long what a dead worker said last may take to be read."""
+
+
+class Said(msgspec.Struct, omit_defaults=True):
+    """What a worker sends. Each message has one of these."""
+
+    ready: bool = False
+    failed: str | None = None
+    problem: str | msgspec.UnsetType | None = msgspec.UNSET
+    counts: list[Row] | None = None
+
 
 class Child:
-    """One worker process, seen from here."""
+    """One worker process, seen from here; what it counted goes to `metrics`."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, metrics: Metrics) -> None:
         self.number = number
+        self._metrics = metrics
         self.ready = asyncio.Event()
         self.failed: str | None = None
         self.problem: str | None = None
@@ -59,7 +77,7 @@ class Child:
     async def start(self, config: Config, port: int, config_number: int) -> None:
         """Start the process and follow what it says."""
         ours, theirs = socket.socketpair()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -75,12 +93,14 @@ class Child:
 
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            message = msgspec.json.decode(line)
-            if message.get("ready"):
+            said = msgspec.json.decode(line, type=Said)
+            if said.ready:
                 self.ready.set()
-            self.failed = message.get("failed", self.failed)
-            if "problem" in message:
-                self.problem = message["problem"]
+            self.failed = said.failed or self.failed
+            if said.problem is not msgspec.UNSET:
+                self.problem = said.problem
+            if said.counts is not None:
+                self._metrics.take(self.number, said.counts)
         self.ready.clear()
 
     def tell(self, config: Config, config_number: int) -> None:
@@ -89,9 +109,11 @@ class Child:
             message = {"config": config.source.decode("utf-8"), "number": config_number}
             self._writer.write(msgspec.json.encode(message) + b"\n")
 
-    def close(self) -> None:
-        """Let go of the control socket: a worker that still lives ends itself."""
+    async def close(self) -> None:
+        """Hear the worker out and let go of the control socket: one that still lives ends itself."""
+        await asyncio.wait({self._follower}, timeout=LAST_WORDS_SECONDS)
         self._follower.cancel()
+        self._metrics.bury(self.number)
         if self._writer is not None:
             self._writer.close()
 
@@ -106,7 +128,10 @@ class Supervisor:
         self._log = logs.configure()
         self._keyring = keyring
         self._ledger = ledger
-        self._children = [Child(number) for number in range(workers)]
+        self._metrics = Metrics(self._count)
+        self._children = [Child(number, self._metrics) for number in range(workers)]
+        self._restarts = self._expired = 0
+        self._kept = True
         self._stopping = asyncio.Event()
         self._asked = asyncio.Event()
         self._config_number = 0
@@ -116,12 +141,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit status."""
-        expired = await self._ledger.expire()
-        if expired:
-            self._log.warning(EXPIRED, holds=expired)
+        await self._settle_expired()
         self._config_number = await self._ledger.number_config(self.config.generation)
         await _wait_for_port(self.config.server.host, self.port)
-        admin = HttpServer(Health(self._problems))
+        admin = HttpServer(Health(self._problems, self._metrics.write))
         _check_port(self.config.admin.host, self.config.admin.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -168,6 +191,17 @@ class Supervisor:
             found.append("the gateway is stopping")
         return found
 
+    def _count(self) -> list[Row]:
+        """What the supervisor knows for `/metrics`."""
+        up = self._kept and not any(child.problem for child in self._children)
+        return [
+            Row(READY.name, (), [sum(child.ready.is_set() for child in self._children)]),
+            Row(RESTARTS.name, (), [self._restarts]),
+            Row(LEDGER_UP.name, (), [int(up)]),
+            Row(EXPIRED.name, (), [self._expired]),
+            *about(self.config.generation),
+        ]
+
     async def _keep(self, number: int) -> None:
         """Start a worker, and another whenever it died. Raises if the first never became ready."""
         ever_ready = False
@@ -183,9 +217,10 @@ class Supervisor:
                 raise LedgerUnavailable(f"a worker did not start: {child.failed or 'see its output'}")
             ever_ready = ever_ready or became_ready
             status = await ending
-            child.close()
-            self._children[number] = Child(number)
+            await child.close()
+            self._children[number] = Child(number, self._metrics)
             if not self._stopping.is_set():
+                self._restarts += 1
                 reason = {} if child.failed is None else {"reason": child.failed}
                 self._log.error("a worker died and is started again", worker=number, status=status, **reason)
                 await self._expire()
@@ -207,13 +242,19 @@ class Supervisor:
         async with self._housework:
             try:
                 await self._chores()
+                self._kept = True
             except TolseyError as error:
+                self._kept = False
                 self._log.error("the ledger cannot be kept", error=error.detail)
 
-    async def _chores(self) -> None:
+    async def _settle_expired(self) -> None:
         expired = await self._ledger.expire()
+        self._expired += expired
         if expired:
-            self._log.warning(EXPIRED, holds=expired)
+            self._log.warning(SETTLED, holds=expired)
+
+    async def _chores(self) -> None:
+        await self._settle_expired()
         await self._ledger.tidy()
         entries = await self._ledger.entry_count()
         if entries != self._marked:

@@ -3,11 +3,13 @@
     python -m tolsey.cli.worker CONFIG HOST PORT
 
 Standard input is a socket to the supervisor, with JSON lines both ways. The supervisor sends the config to use, first
-and at every reload, as it accepted it: `{"config": …, "number": …}`. This process sends `{"ready": true}` and
-`{"problem": …}`. The end of file means that the supervisor is gone, and then this process must be gone too.
+and at every reload, as it accepted it: `{"config": …, "number": …}`. This process sends `{"ready": true}`,
+`{"problem": …}`, and twice a second `{"counts": …}`, all that it has counted. The end of file means that the
+supervisor is gone, and then this process must be gone too.
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -25,6 +27,7 @@ from tolsey.cli.assemble import hold_ids, reopen_ledger, routes_of
 from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
+from tolsey.gateway.counting import FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS, Counts
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.server import HttpServer
@@ -35,7 +38,10 @@ from tolsey.token.chain import CAPABILITY
 from tolsey.token.verifier import Verifier
 
 LOOK_SECONDS = 0.5
-"""How often the keyring is looked at and the ledger's state is reported."""
+"""How often the keyring is looked at, and the supervisor told of the ledger's state and of what was counted."""
+
+LAST_SECONDS = 2.0
+"""How long the last message may take to be sent."""
 
 DRAIN_SECONDS = 20.0
 """How long the calls under way may take to end once the gateway is told to stop."""
@@ -57,6 +63,7 @@ class Control:
     def __init__(self, control: socket.socket) -> None:
         self._socket = control
         self._buffer = b""
+        self._unsent = b""
 
     def fileno(self) -> int:
         """The descriptor, to wait on."""
@@ -78,8 +85,26 @@ class Control:
         return [msgspec.json.decode(line, type=Message) for line in lines]
 
     def tell(self, **message: object) -> None:
-        """Send one line to the supervisor."""
-        self._socket.sendall(msgspec.json.encode(message) + b"\n")
+        """Send one line to the supervisor. What it does not take now is kept: calls do not wait for a supervisor that
+        is busy.
+        """
+        self._unsent += msgspec.json.encode(message) + b"\n"
+        self.catch_up()
+
+    def catch_up(self) -> bool:
+        """Send what was kept, as far as it is taken; whether nothing is left."""
+        # That the supervisor is gone is seen where it is listened to.
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent, socket.MSG_DONTWAIT) :]
+        return not self._unsent
+
+    def finish(self) -> None:
+        """Send what is left, and wait for it a little."""
+        self._socket.settimeout(LAST_SECONDS)
+        with contextlib.suppress(OSError):
+            self._socket.sendall(self._unsent)
+        self._unsent = b""
 
 
 class Worker:
@@ -95,6 +120,7 @@ class Worker:
         self._book: Book
         self._passage: Passage
         self._calls: CallLog
+        self._counts = Counts()
         self._gateway: Gateway
         self._told: str | None = None
 
@@ -111,7 +137,7 @@ class Worker:
         self._ledger = await reopen_ledger(config, self._keys.keyring)
         await self._ledger.register(owner)
         self._ledger.config = self._config_number
-        self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8))
+        self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8), committed=self._counts.committed)
         self._calls = CallLog(lambda piece: os.write(sys.stdout.fileno(), piece), time.time_ns)
         self._passage = Passage(
             routes=routes_of(config),
@@ -125,7 +151,7 @@ class Worker:
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",
         )
-        self._gateway = Gateway(self._passage, (self._calls.over,))
+        self._gateway = Gateway(self._passage, (self._calls.over, self._counts.over))
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._command)
         loop.call_later(LOOK_SECONDS, self._look)
@@ -142,6 +168,7 @@ class Worker:
             self._log.warning("settled late", holds=left)
         self._gateway.hand_on()
         self._calls.flush()
+        self._tell_counts()
         for upstream in {route.upstream for route in self._passage.routes.all}:
             upstream.close()
 
@@ -151,7 +178,19 @@ class Worker:
         if problem != self._told:
             self._told = problem
             self._control.tell(problem=problem)
+        # They are sums: the next ones make up for those that are left out.
+        if self._control.catch_up():
+            self._tell_counts()
         asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _tell_counts(self) -> None:
+        others = {
+            FAILED_GROUPS: self._book.failed,
+            FENCED: self._book.fenced,
+            OPEN_CALLS: self._gateway.open_calls,
+            OPEN_HOLDS: len(self._book.holds),
+        }
+        self._control.tell(counts=self._counts.rows(others))
 
     def _command(self) -> None:
         for message in self._control.more():
@@ -183,6 +222,7 @@ async def _serve(worker: Worker, control: Control, host: str, port: int) -> None
     await stopping.wait()
     await server.drain(DRAIN_SECONDS)
     await worker.stop()
+    control.finish()
 
 
 def main(arguments: list[str]) -> int:
@@ -193,6 +233,7 @@ def main(arguments: list[str]) -> int:
         uvloop.run(_serve(Worker(Path(file), control), control, host, int(port)))
     except TolseyError as error:
         control.tell(failed=str(error))
+        control.finish()
         return 1
     return 0
 

@@ -1,7 +1,7 @@
 """Which route a call takes: the first in the file whose path and method fit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tolsey.call import METHODS, Pattern
@@ -33,6 +33,11 @@ class Route:
     max_body: int | None = None
     timeout: float = 60.0
     max_duration: float = MAX_DURATION_SECONDS
+    labels: tuple[str, str] = field(init=False, repr=False, compare=False)
+    """Pattern and mode, under which its calls are counted."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", (self.pattern.text, self.mode.value))
 
     def takes(self, method: str) -> bool:
         """Whether the route has this method. HEAD is taken by a GET route (RULES.md H1)."""
