@@ -36,6 +36,7 @@ FLOORS = {
     "config_prices": 6,
     "model_prices": 6,
     "config_secrets": 6,
+    "config_telemetry": 6,
     "testing": 6,
     "__main__": 6,
 }
@@ -47,8 +48,9 @@ SDK = {"__init__", "httpx", "refusals"}
 SIDEWAYS = {
     ("audit", "ledger"),
     *(("cli", part) for part in ("config", "config_secrets", "model_prices", "testing")),
-    *(("config", part) for part in ("config_lines", "config_prices", "config_secrets")),
-    *((part, "config_lines") for part in ("config_prices", "config_secrets")),
+    *(("config", part) for part in ("config_lines", "config_prices", "config_secrets", "config_telemetry")),
+    *((part, "config_lines") for part in ("config_prices", "config_secrets", "config_telemetry")),
+    ("config_telemetry", "config_secrets"),
     ("model_prices", "config_prices"),
     ("__main__", "cli"),
 }

@@ -18,6 +18,7 @@ from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
 from tolsey.config_secrets import Secret, fill, ledger_in
+from tolsey.config_telemetry import Telemetry, read_telemetry
 from tolsey.errors import ConfigError, LedgerRefused
 from tolsey.pricing.tariff import Price, Rule
 from tolsey.token.wire import LIMITS, Limits
@@ -140,6 +141,7 @@ class Config:
     keys: Path
     ledger: Ledger
     limits: Limits
+    telemetry: Telemetry
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
     models: tuple[Model, ...]
@@ -227,6 +229,8 @@ class _Reader:
         keys.done()
         ledger = self.ledger(document.table("ledger"), file.parent)
         limits = self.limits(document.table("limits"))
+        section = document.table("telemetry")
+        telemetry = read_telemetry(section, self.headers(section.table("headers")))
         tables = document.tables("upstream", MAX_UPSTREAMS)
         names: list[str] = []
         upstreams = tuple(self.upstream(table, names) for table in tables)
@@ -236,8 +240,9 @@ class _Reader:
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
-            file, source, generation, server, admin, keyring, ledger, limits, upstreams, routes, models, warnings
-        )
+            file, source, generation, server, admin, keyring, ledger, limits, telemetry, upstreams, routes, models,
+            warnings,
+        )  # fmt: skip
 
     def server(self, table: Table) -> Server:
         server = Server(

@@ -3,10 +3,11 @@
 import itertools
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tolsey.config import Config
 from tolsey.config import Route as RouteConfig
-from tolsey.errors import LedgerMissing, LedgerRefused
+from tolsey.errors import ConfigError, LedgerMissing, LedgerRefused
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
 from tolsey.model_prices import KnownModels
@@ -17,6 +18,9 @@ from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
+
+if TYPE_CHECKING:
+    from tolsey.gateway.telemetry import Telemetry
 
 
 def routes_of(config: Config) -> Routes:
@@ -55,6 +59,18 @@ def routes_of(config: Config) -> Routes:
 
 def _tariff(route: RouteConfig, models: KnownModels) -> Tariff:
     return Tariff(route.price, route.rules, models, MAX_BODY if route.max_body is None else route.max_body)
+
+
+def telemetry_of(config: Config, instance: str, complain: Callable[[str], None]) -> "Telemetry | None":
+    """What a config sends to OpenTelemetry, None for nothing. Raises `ConfigError` where the extra is missing."""
+    if config.telemetry.endpoint is None:
+        return None
+    try:
+        from tolsey.gateway.telemetry import Telemetry
+    except ModuleNotFoundError:
+        raise ConfigError("[telemetry] needs OpenTelemetry: pip install 'tolsey[otel]'") from None
+    headers = [(name, value.reveal()) for name, value in config.telemetry.headers]
+    return Telemetry(config.telemetry.endpoint, headers, config.telemetry.sample_ratio, instance, complain)
 
 
 async def open_ledger(

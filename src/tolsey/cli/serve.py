@@ -36,7 +36,7 @@ resolved.
 
 SETTLED = "settled holds of dead workers, or beyond their time, as unmetered"
 
-FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits")
+FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits", "telemetry")
 """What a reload cannot change; of `server` only where and with how many workers it listens."""
 
 READY_SECONDS = 30.0

@@ -23,7 +23,7 @@ import msgspec
 import uvloop
 
 from tolsey.cli import logs
-from tolsey.cli.assemble import hold_ids, reopen_ledger, routes_of
+from tolsey.cli.assemble import hold_ids, reopen_ledger, routes_of, telemetry_of
 from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
@@ -151,7 +151,11 @@ class Worker:
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",
         )
-        self._gateway = Gateway(self._passage, (self._calls.over, self._counts.over))
+        self._telemetry = telemetry_of(config, owner, self._complain)
+        over = [self._calls.over, self._counts.over]
+        if self._telemetry is not None:
+            over.append(self._telemetry.over)
+        self._gateway = Gateway(self._passage, over, None if self._telemetry is None else self._telemetry.begun)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._command)
         loop.call_later(LOOK_SECONDS, self._look)
@@ -161,6 +165,9 @@ class Worker:
         gc.set_threshold(20_000, 50, 100)
         return self._gateway
 
+    def _complain(self, about: str) -> None:
+        self._log.warning("telemetry is not sent", error=about)
+
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
         left = await self._book.close(SETTLE_SECONDS)
@@ -169,6 +176,8 @@ class Worker:
         self._gateway.hand_on()
         self._calls.flush()
         self._tell_counts()
+        if self._telemetry is not None:
+            self._telemetry.close()
         for upstream in {route.upstream for route in self._passage.routes.all}:
             upstream.close()
 
