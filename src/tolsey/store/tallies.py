@@ -1,0 +1,44 @@
+"""Tallies as rows, and rows as tallies."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import msgspec
+
+from tolsey.errors import TolseyError
+from tolsey.ledger.tallies import BUCKETS_MS, Counts, TallyKey
+from tolsey.store.contract import Snapshot, TallyRow
+
+
+class TallyDamaged(TolseyError):
+    """A row of the tallies that cannot be read."""
+
+    code: ClassVar[str] = "tally_damaged"
+
+
+_Row = tuple[int, int, int, int, int, list[int]]
+
+
+def tally_row(source: str, hour: int, key: TallyKey, counts: Counts) -> TallyRow:
+    """The row for what the process `source` has counted."""
+    figures: _Row = (counts.calls, counts.errors, counts.cost, counts.dearest, counts.us, counts.buckets)
+    return TallyRow(hour, source, _text(key), _text(figures))
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode("utf-8")
+
+
+def tallies(snapshot: Snapshot, since: int, until: int) -> Iterator[tuple[int, TallyKey, Counts]]:
+    """What all processes counted from the hour `since` to before the hour `until` (hours since the epoch), row by row,
+    of an open snapshot. Raises `TallyDamaged`.
+    """
+    for row in snapshot.tallies(since, until):
+        try:
+            key = msgspec.json.decode(row.key, type=TallyKey)
+            calls, errors, cost, dearest, us, buckets = msgspec.json.decode(row.counts, type=_Row)
+        except msgspec.MsgspecError as error:
+            raise TallyDamaged(f"a tally of the hour {row.hour} cannot be read: {error}") from None
+        if len(buckets) != len(BUCKETS_MS) + 1:
+            raise TallyDamaged(f"a tally of the hour {row.hour} has other buckets")
+        yield row.hour, key, Counts(calls, errors, cost, dearest, us, buckets)
