@@ -35,6 +35,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _RFC3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt]((?:[01]\d|2[0-3]):\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 )
+_TAG = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _GLOB = re.compile(r"[A-Za-z0-9_.:/@+*-]+", re.ASCII)
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _COUNT = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
@@ -100,6 +101,13 @@ class Purpose:
     """Kept for the audit. Never refuses."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """Which tags a call may have: pairs of a name and a glob for its values. See `tags`."""
+
+    alternatives: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +230,7 @@ Condition = Scope | Method | Expires | Upstream | Model | Peer
 CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Peer)
 """The same, for `isinstance`, which is slower by half over a union."""
 
-Meaning = Label | BudgetCaveat | Calls | RateCaveat | MaxPrice | Depth | Purpose | Condition
+Meaning = Label | BudgetCaveat | Calls | RateCaveat | MaxPrice | Depth | Purpose | Tag | Condition
 """What a first-party caveat can turn out to be."""
 
 
@@ -369,6 +377,16 @@ def _globs(name: str, value: str) -> tuple[str, ...]:
     return globs
 
 
+def _tag(value: str) -> Tag:
+    pairs = []
+    for word in _alternatives("tag", value):
+        name, equals, glob = word.partition("=")
+        if not equals or _TAG.fullmatch(name) is None or _GLOB.fullmatch(glob) is None:
+            raise CaveatInvalid(f"tag: {word[:64]!r} is not a name and a value with '*' for any characters: team=res*")
+        pairs.append((name, glob))
+    return Tag(tuple(pairs))
+
+
 def _peer(value: str) -> Peer:
     try:
         return Peer(tuple(ipaddress.ip_network(word) for word in _alternatives("peer", value)))
@@ -396,6 +414,7 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "purpose": Purpose,
     "calls": _calls,
     "rate": _rate,
+    "tag": _tag,
     "tool": _not_yet("tool"),
     "model": lambda value: Model(_globs("model", value)),
 }

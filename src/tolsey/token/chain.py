@@ -26,6 +26,7 @@ from tolsey.token.caveats import (
     Peer,
     Purpose,
     RateCaveat,
+    Tag,
     parse_caveat,
 )
 from tolsey.token.macaroon import ThirdParty, prefix_id
@@ -42,7 +43,7 @@ ADMIN: Final = "tolsey-admin"
 """What the identifier of an admin token begins with. One kind never opens what another does (RULES.md T12)."""
 
 _IDENTIFIER = re.compile(r"(tolsey|tolsey-admin):1:([A-Za-z0-9_-]{1,32}):[A-Za-z0-9_-]{22}:(0|[1-9]\d{0,2})", re.ASCII)
-_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, RateCaveat, Depth)
+_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, RateCaveat, Depth, Tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Chain:
     `prefix_ids[n]` names the prefix after n caveats; `links` run from root to bearer; `terms` are the caveats that can
     refuse by themselves, in chain order. `budgets`, `counters` (accounts in the unit `call`, one for each `calls`) and
     `rates` are what the ledger decides about; `counter_links` are the numbers of the counters' Links, and the first
-    `minted_counters` and `minted_rates` of them were written by the minter.
+    `minted_counters` and `minted_rates` of them were written by the minter. `tags` say which tags a call may have.
     """
 
     identifier: Identifier
@@ -143,6 +144,7 @@ class Chain:
     minted_counters: int = 0
     rates: tuple[Rate, ...] = ()
     minted_rates: int = 0
+    tags: "tuple[TagAt, ...]" = ()
     _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def purse(self, unit: str) -> tuple[Account, ...]:
@@ -180,6 +182,16 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class TagAt:
+    """A `tag` caveat and where it stands."""
+
+    alternatives: tuple[tuple[str, str], ...]
+    link: int
+    minted: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetAt:
     """A budget caveat and where it stands."""
 
@@ -212,6 +224,7 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
     counters = list(chain.counters)
     counter_links = list(chain.counter_links)
     rates = list(chain.rates)
+    tags = list(chain.tags)
     minted_counters, minted_rates = chain.minted_counters, chain.minted_rates
     root_is_bare = chain.root_is_bare
     for caveat, before, mac in zip(caveats, macs, macs[1:], strict=False):
@@ -238,6 +251,9 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
             case RateCaveat(calls, period):
                 rates.append(Rate(name, links[-1].label, calls, period))
                 minted_rates += len(names) - 1 <= chain.identifier.minted
+            case Tag(alternatives):
+                minted = len(names) - 1 <= chain.identifier.minted
+                tags.append(TagAt(alternatives, len(links) - 1, minted, term.text))
             case Purpose():
                 pass
             case _:
@@ -260,6 +276,7 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
         minted_counters,
         tuple(rates),
         minted_rates,
+        tuple(tags),
     )
 
 
