@@ -287,6 +287,7 @@ SECTIONS = {
     "`[keys]`": "[keys]",
     "`[ledger]`": "[ledger]",
     "`[limits]`": "[limits]",
+    "`[observe]`": "[observe]",
     "`[telemetry]`": "[telemetry]",
     "`[[upstream]]`": "[[upstream]]",
     "`[[route]]`": "[[route]]",

@@ -32,11 +32,8 @@ FLOORS = {
     "admin": 5,
     "cli": 6,
     "config": 6,
-    "config_lines": 6,
-    "config_prices": 6,
+    **dict.fromkeys([f"config_{part}" for part in ("lines", "observe", "prices", "secrets", "telemetry")], 6),
     "model_prices": 6,
-    "config_secrets": 6,
-    "config_telemetry": 6,
     "testing": 6,
     "__main__": 6,
 }
@@ -48,8 +45,8 @@ SDK = {"__init__", "httpx", "refusals"}
 SIDEWAYS = {
     ("audit", "ledger"),
     *(("cli", part) for part in ("config", "config_secrets", "model_prices", "testing")),
-    *(("config", part) for part in ("config_lines", "config_prices", "config_secrets", "config_telemetry")),
-    *((part, "config_lines") for part in ("config_prices", "config_secrets", "config_telemetry")),
+    *(("config", f"config_{part}") for part in ("lines", "observe", "prices", "secrets", "telemetry")),
+    *((f"config_{part}", "config_lines") for part in ("observe", "prices", "secrets", "telemetry")),
     ("config_telemetry", "config_secrets"),
     ("model_prices", "config_prices"),
     ("__main__", "cli"),

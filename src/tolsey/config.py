@@ -16,6 +16,7 @@ from typing import Final
 from tolsey import config_lines as lines
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
+from tolsey.config_observe import read_agents
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
 from tolsey.config_secrets import Secret, fill, ledger_in
 from tolsey.config_telemetry import Telemetry, read_telemetry
@@ -130,6 +131,7 @@ class Route:
 class Config:
     """A whole config. `file` and `keys` (the keyring) are absolute, `source` is the file's bytes as they were read, and
     `generation` 12 hex digits of their SHA-256.
+    `agents` is how callers without a token are told apart.
     `routes` are in file order, and the first that matches wins; `warnings` name those that an earlier one covers.
     """
 
@@ -142,6 +144,7 @@ class Config:
     ledger: Ledger
     limits: Limits
     telemetry: Telemetry
+    agents: tuple[str, ...]
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
     models: tuple[Model, ...]
@@ -231,6 +234,7 @@ class _Reader:
         limits = self.limits(document.table("limits"))
         section = document.table("telemetry")
         telemetry = read_telemetry(section, self.headers(section.table("headers")))
+        agents = read_agents(document.table("observe"))
         tables = document.tables("upstream", MAX_UPSTREAMS)
         names: list[str] = []
         upstreams = tuple(self.upstream(table, names) for table in tables)
@@ -240,8 +244,8 @@ class _Reader:
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
-            file, source, generation, server, admin, keyring, ledger, limits, telemetry, upstreams, routes, models,
-            warnings,
+            file, source, generation, server, admin, keyring, ledger, limits, telemetry, agents, upstreams,
+            routes, models, warnings,
         )  # fmt: skip
 
     def server(self, table: Table) -> Server:
@@ -343,8 +347,8 @@ class _Reader:
         price = read_price(table, free_on_failure=charge == "success")
         rules = read_rules(table, free_on_failure=charge == "success")
         priced = has_price(table) or table.has("rule")
-        if mode == "enforce" and table.good("mode") and not priced:
-            table.complain("price", 'is missing; an enforce route has one, if only "0 USD"')
+        if mode != "public" and table.good("mode") and not priced:
+            table.complain("price", f'is missing; an {mode} route has one, if only "0 USD"')
         if mode == "public" and priced:
             table.complain("price", 'a public route charges nobody: drop the price, or set mode = "enforce"')
         route = Route(
@@ -373,7 +377,7 @@ class _Reader:
         return METHODS if found == ("*",) else found
 
 
-_mode = one_of("enforce", "public", later=("observe",))
+_mode = one_of("enforce", "observe", "public")
 
 
 def _method(value: object) -> str:

@@ -47,7 +47,7 @@ def routes_of(config: Config) -> Routes:
                 route.methods,
                 upstreams[route.upstream],
                 Mode(route.mode),
-                _tariff(route, models) if Mode(route.mode) is Mode.ENFORCE else None,
+                _tariff(route, models) if Mode(route.mode) is not Mode.PUBLIC else None,
                 route.max_body,
                 route.timeout or upstreams[route.upstream].timeout,
                 route.max_duration,

@@ -31,6 +31,7 @@ from tolsey.gateway.counting import FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLD
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.server import HttpServer
+from tolsey.gateway.tallying import Tallying
 from tolsey.store.book import Book
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring, LiveKeyring
@@ -150,9 +151,11 @@ class Worker:
             new_hold=hold_ids(owner),
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",
+            agents=config.agents,
         )
         self._telemetry = telemetry_of(config, owner, self._complain)
-        over = [self._calls.over, self._counts.over]
+        self._tallying = Tallying(self._book, owner, time.time_ns)
+        over = [self._calls.over, self._counts.over, self._tallying.over]
         if self._telemetry is not None:
             over.append(self._telemetry.over)
         self._gateway = Gateway(self._passage, over, None if self._telemetry is None else self._telemetry.begun)
@@ -170,6 +173,9 @@ class Worker:
 
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
+        self._gateway.hand_on()
+        self._tallying.sample()
+        self._tallying.flush()
         left = await self._book.close(SETTLE_SECONDS)
         if left:
             self._log.warning("settled late", holds=left)
@@ -215,6 +221,7 @@ class Worker:
         self._passage.routes = routes_of(config)
         self._passage.trusted_proxies = config.server.trusted_proxies
         self._passage.disclose_chain = config.server.disclose == "chain"
+        self._passage.agents = config.agents
         self._ledger.config = number
         for upstream in before:
             # Calls under way go on over it; a connection closes when its call is over.

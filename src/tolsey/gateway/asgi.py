@@ -8,8 +8,9 @@ from typing import Any, Final
 from tolsey.call import path_fault, query_fault
 from tolsey.errors import Refusal
 from tolsey.gateway.client import Client, Receive, Send, Watch
+from tolsey.gateway.messages import Request
 from tolsey.gateway.own import OWN_PREFIX, answer_own
-from tolsey.gateway.passage import Passage, Request
+from tolsey.gateway.passage import Passage
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.trace import read_trace
 

@@ -163,6 +163,11 @@ class Client:
         self._read = b"".join(pieces)
         return self._read
 
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the request body was read to its end, and is there to be given again."""
+        return self._read is not None
+
     def body(self, limit: int | None) -> AsyncIterator[bytes]:
         """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
         return _Body(self, limit)

@@ -67,6 +67,11 @@ def credential(headers: Headers) -> str | Refusal:
     return found
 
 
+def joined(headers: Headers, name: bytes) -> str:
+    """The values of all headers of that name, joined by commas; `""` for none."""
+    return ",".join([value.decode("latin-1") for other, value in headers if other == name])
+
+
 def is_ours(name: bytes, value: bytes) -> bool:
     """Whether a credential header holds one of our tokens, whose place is never upstream."""
     text = value.decode("latin-1").strip()
@@ -163,14 +168,14 @@ def client_address(headers: Headers, socket_peer: str, trusted: Sequence[Network
     """The client's address: the socket's, or, behind trusted proxies, the last forwarded one that is not such a
     proxy.
     """
-    if not trusted or not _is_in(socket_peer, trusted):
+    if not trusted or not is_in(socket_peer, trusted):
         return socket_peer
     forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for")
     for word in reversed(forwarded.decode("latin-1").split(",")):
         address = word.strip()
         if not _is_address(address):
             break
-        if not _is_in(address, trusted):
+        if not is_in(address, trusted):
             return address
     return socket_peer
 
@@ -183,7 +188,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_in(text: str, networks: Sequence[Network]) -> bool:
+def is_in(text: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of these networks."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

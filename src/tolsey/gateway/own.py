@@ -8,7 +8,8 @@ from tolsey.call import Call
 from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client
-from tolsey.gateway.passage import Passage, Request
+from tolsey.gateway.messages import Request
+from tolsey.gateway.passage import Passage
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.windows import window
 from tolsey.token.caveats import Expires, format_time

@@ -16,58 +16,34 @@ import msgspec
 from tolsey.call import Call
 from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
+from tolsey.gateway.agents import agent_of
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.log import CallLog
+from tolsey.gateway.messages import Cleared, Request, headers_down, hold_header, request_up, too_large
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.record import CallRecord, llm_call
-from tolsey.gateway.recorder import Instead, Recorder
+from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.routes import Mode, Route, Routes
-from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
-from tolsey.ledger.events import Claim, Granted, Outcome, Repeated, Reserve, Settle, Void
+from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Settle, Void
 from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
 from tolsey.token.caveats import SECOND, Network
-from tolsey.token.chain import Chain, Charge, Clearance, clear
+from tolsey.token.chain import Chain, Charge, clear
+from tolsey.token.tags import tags_of, write_tags
 from tolsey.token.verifier import Verifier
-from tolsey.units import Amount, format_nano
-
-
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """A request's head. `path` and `query` are raw and canonical; `size` is the announced body in bytes, None if there
-    is a body of unknown size, 0 if there is none.
-    """
-
-    method: str
-    path: str
-    query: str
-    headers: header_rules.Headers
-    socket_peer: str
-    scheme: str
-    host: bytes
-    size: int | None
-    trace: Trace | None = None
-
-
-class Cleared(msgspec.Struct, frozen=True, gc=False):
-    """A call that may be made, and what it is charged to. `quote` is what is held at first."""
-
-    call: Call
-    clearance: Clearance
-    quote: Quote
-    charge: Charge
-    claim: Claim | None
+from tolsey.units import Amount
 
 
 class Passage:
     """Takes calls through the gateway. `routes` may be replaced at any time; a call keeps the route it began with.
 
     `now` returns nanoseconds since the epoch, `new_hold` a fresh hold id. With `disclose_chain` a refusal shows the
-    figures of accounts above the bearer's own (RULES.md M15).
+    figures of accounts above the bearer's own (RULES.md M15). `agents` is how callers of observe routes are told apart.
     """
 
     def __init__(
@@ -81,6 +57,7 @@ class Passage:
         new_hold: Callable[[int], str],
         trusted_proxies: Sequence[Network] = (),
         disclose_chain: bool = True,
+        agents: Sequence[str] = (),
     ) -> None:
         self.routes = routes
         self.verifier = verifier
@@ -90,6 +67,7 @@ class Passage:
         self._new_hold = new_hold
         self.trusted_proxies = trusted_proxies
         self.disclose_chain = disclose_chain
+        self.agents = agents
 
     async def serve(self, request: Request, client: Client) -> None:
         """Take one call through, and answer it."""
@@ -102,13 +80,19 @@ class Passage:
         peer = header_rules.client_address(request.headers, request.socket_peer, self.trusted_proxies)
         call = Call(request.method, request.path, request.query, peer, record.at, route.upstream.name)
         if route.max_body is not None and request.size is not None and request.size > route.max_body:
-            await client.refuse(_too_large(route.max_body))
+            await client.refuse(too_large(route.max_body))
             return
         if route.mode is Mode.PUBLIC:
             await self._forward(request, client, route, call, None, None)
             return
+        if route.tariff is None:
+            await client.refuse(Refusal("unpriceable", "the route has no price"))
+            return
+        if route.mode is Mode.OBSERVE:
+            await self._observe(request, client, route, route.tariff, call)
+            return
 
-        cleared = await self._decide(request, client, route, call)
+        cleared = await self._decide(request, client, route, route.tariff, call)
         if isinstance(cleared, Refusal):
             await client.refuse(cleared)
             return
@@ -122,30 +106,74 @@ class Passage:
             return
         await self._forward(request, client, route, call, cleared, granted)
 
-    async def _decide(self, request: Request, client: Client, route: Route, call: Call) -> Cleared | Refusal:
+    async def _decide(
+        self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call
+    ) -> Cleared | Refusal:
         """Steps 2 to 5: what needs no ledger."""
+        chain = self._verify(request, client.record)
+        if isinstance(chain, Refusal):
+            return chain
+        chosen = tariff.choose(call, request.headers)
+        asked = await self._ask(request, client, route, tariff, call, chosen)
+        cleared: Cleared | Refusal
+        if isinstance(asked, Refusal):
+            cleared = asked
+        else:
+            cleared = self._price(chain, request, client.record, call, tariff, chosen, asked)
+        if isinstance(cleared, Refusal):
+            self._log.refused(cleared)
+        return cleared
+
+    async def _observe(self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call) -> None:
+        """The same steps for a call that goes on whatever they say. The first Refusal is written down with what the
+        call costs (RULES.md M3); only one that cannot be forwarded is refused.
+        """
+        record = client.record
+        chain = self._verify(request, record)
+        if isinstance(chain, Refusal):
+            trusted = header_rules.is_in(request.socket_peer, self.trusted_proxies)
+            record.agent = agent_of(request.headers, call.peer, self.agents, trusted=trusted)
+        chosen = tariff.choose(call, request.headers)
+        asked = await self._ask(request, client, route, tariff, call, chosen)
+        if isinstance(asked, Refusal) and not client.has_whole_body:
+            await client.refuse(asked)
+            return
+        quote: Quote | Refusal
+        cleared: Cleared | Refusal
+        if isinstance(asked, Refusal):
+            cleared = chain if isinstance(chain, Refusal) else asked
+            quote = asked
+        else:
+            if isinstance(chain, Refusal):
+                cleared = chain
+            else:
+                cleared = self._price(chain, request, record, call, tariff, chosen, asked)
+            quote = chosen if isinstance(chosen, Refusal) else tariff.quote(chosen, request.size, asked)
+        going: Cleared | None = None
+        if isinstance(cleared, Cleared):
+            record.observed = ""
+            going = msgspec.structs.replace(cleared, claim=None)
+        else:
+            record.observed = cleared.code
+            if isinstance(quote, Quote):
+                going = Cleared(call, None, quote, Charge((), (), ()), None)
+                if not isinstance(chain, Refusal):
+                    purse = chain.purse(quote.amount.unit) if quote.amount.nano else ()
+                    going = Cleared(call, chain, quote, Charge(purse, chain.counters, chain.rates), None)
+        await self._forward(request, client, route, call, going, None)
+
+    def _verify(self, request: Request, record: CallRecord) -> Chain | Refusal:
+        """Steps 2 and 3: whose call it is."""
         token = header_rules.credential(request.headers)
         if isinstance(token, Refusal):
             return token
         try:
             chain = self.verifier.verify(token)
         except TokenError as error:
-            client.record.unknown_key = isinstance(error, KeyUnknown)
+            record.unknown_key = isinstance(error, KeyUnknown)
             return Refusal(error.code, error.detail)
-        if route.tariff is None:
-            return Refusal("unpriceable", "the route has no price")
-        chosen = route.tariff.choose(call, request.headers)
-        asked = await self._ask(request, client, route, route.tariff, call, chosen)
-        if isinstance(asked, Refusal):
-            self._log.refused(asked)
-            return asked
-        if asked is not None:
-            client.record.llm = llm_call(asked)
-            call = call._replace(model=asked.model)
-        cleared = self._price(chain, request, call, route.tariff, chosen, asked)
-        if isinstance(cleared, Refusal):
-            self._log.refused(cleared)
-        return cleared
+        record.links = chain.links
+        return chain
 
     async def _ask(
         self,
@@ -162,23 +190,34 @@ class Passage:
         try:
             body = await client.read(tariff.max_body, route.timeout)
         except BodyTooLarge:
-            return _too_large(tariff.max_body)
+            return too_large(tariff.max_body)
         except BodyBroken:
             return Refusal("request_invalid", "the request body broke off")
-        return tariff.read(chosen.price, call, request.headers, body)
+        asked = tariff.read(chosen.price, call, request.headers, body)
+        if not isinstance(asked, Refusal):
+            client.record.llm = llm_call(asked)
+        return asked
 
     def _price(
         self,
         chain: Chain,
         request: Request,
+        record: CallRecord,
         call: Call,
         tariff: Tariff,
         chosen: Chosen | Refusal,
         asked: Asked | None,
     ) -> Cleared | Refusal:
+        if asked is not None:
+            call = call._replace(model=asked.model)
         clearance = clear(chain, call)
         if isinstance(clearance, Refusal):
             return clearance
+        if chain.tags:
+            tags = tags_of(chain, header_rules.joined(request.headers, b"tolsey-tag"))
+            if isinstance(tags, Refusal):
+                return tags
+            record.tags = tags
         if isinstance(chosen, Refusal):
             return chosen
         quote = tariff.quote(chosen, request.size, asked)
@@ -195,7 +234,7 @@ class Passage:
         if key is not None and (charge.accounts or charge.counters):
             scope = chain.links[-1].prefix_id
             claim = claim_of(key, scope, request.method, request.path, request.query, request.headers)
-        return Cleared(call, clearance, quote, charge, claim)
+        return Cleared(call, chain, quote, charge, claim)
 
     async def _reserve(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal:
         """Step 6. When this returns Granted, the hold is on disk."""
@@ -205,7 +244,7 @@ class Passage:
             hold,
             accounts,
             cleared.quote.amount.nano if accounts else 0,
-            f"{record.method} {record.path[:200]}",
+            _note(record),
             counters,
             rates,
             cleared.claim,
@@ -222,9 +261,11 @@ class Passage:
         return outcome if isinstance(outcome, Repeated) else self._refusal(outcome, cleared)
 
     def _refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
+        if cleared.chain is None:
+            raise AssertionError("nothing is reserved without a token")
         return refusal_of(
             outcome,
-            cleared.clearance.chain,
+            cleared.chain,
             cleared.charge,
             cleared.quote.amount,
             disclose_chain=self.disclose_chain,
@@ -250,7 +291,7 @@ class Passage:
         exchanging: Exchange | None = None
         refusal: Refusal | None = None
         try:
-            exchanging = self._request(request, client, route, call, cleared, meter)
+            exchanging = request_up(request, client, route, call, cleared, meter)
             async with exchanging as exchange:
                 record.status = exchange.status
                 client.moved()
@@ -258,7 +299,8 @@ class Passage:
                     meter.usage.head(exchange.status, exchange.headers)
                 elif cleared is not None:
                     record.charge(cleared.quote.cost(exchange.status).nano, cleared.quote.price.unit)
-                await self._body(client, exchange, self._headers(route, exchange, record, cleared, granted), meter)
+                headers = headers_down(route, exchange, record, cleared, granted, disclose_chain=self.disclose_chain)
+                await self._body(client, exchange, headers, meter)
                 record.note = str(exchange.status)
         except NotSent as error:
             record.note = error.detail
@@ -270,7 +312,7 @@ class Passage:
             refusal = Refusal("upstream_failed", str(error))
         except BodyTooLarge:
             record.note = "the request body grew too large"
-            refusal = _too_large(route.max_body or 0)
+            refusal = too_large(route.max_body or 0)
         except BodyBroken:
             record.note = Cut.DISCONNECTED
         except asyncio.CancelledError:
@@ -288,65 +330,7 @@ class Passage:
             if client.started:
                 # The head is out, so the only honest sign left is a response that visibly breaks off.
                 raise ConnectionAbortedError(record.note)
-            await client.refuse(refusal, _hold_header(record))
-
-    def _request(
-        self,
-        request: Request,
-        client: Client,
-        route: Route,
-        call: Call,
-        cleared: Cleared | None,
-        meter: Meter | None,
-    ) -> Exchange:
-        """The request as the upstream gets it; not sent yet."""
-        headers = header_rules.up(
-            request.headers,
-            peer=call.peer,
-            socket_peer=request.socket_peer,
-            scheme=request.scheme,
-            host=request.host,
-            keep_foreign_credentials=cleared is None,
-            configured=route.upstream.headers,
-            trace=client.record.trace,
-        )
-        size = request.size
-        body = None if size == 0 else client.body(route.max_body)
-        if body is not None and client.recorder is not None:
-            body = client.recorder.reading(body)
-        if cleared is not None and cleared.quote.reads:
-            headers = [header for header in headers if header[0] != b"accept-encoding"]
-            headers.append((b"accept-encoding", b"identity"))
-        if body is not None and cleared is not None and cleared.quote.body is not None:
-            size, body = len(cleared.quote.body), Instead(body, cleared.quote.body)
-        elif body is not None and size is None and meter is not None:
-            body = meter.reading(body)
-        if size or (size == 0 and request.method in _WITH_BODY):
-            headers.append((b"content-length", str(size).encode("ascii")))
-        target = f"{request.path}?{request.query}" if request.query else request.path
-        return route.upstream.request(request.method, target.encode("ascii"), headers, body)
-
-    def _headers(
-        self,
-        route: Route,
-        exchange: Exchange,
-        record: CallRecord,
-        cleared: Cleared | None,
-        granted: Granted | None,
-    ) -> list[tuple[bytes, bytes]]:
-        """The upstream's headers, and what the call cost."""
-        upstream = route.upstream
-        headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
-        headers += _hold_header(record)
-        if record.cost is not None:
-            headers.append((b"tolsey-cost", record.cost.encode("ascii")))
-        elif granted is not None and cleared is not None:
-            # What a call that is metered costs is not known before its end (RULES.md M13).
-            headers.append((b"tolsey-quote", _money(granted.amount, cleared).encode("ascii")))
-        # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
-        if granted is not None and cleared is not None and granted.remaining is not None and self.disclose_chain:
-            headers.append((b"tolsey-remaining", _money(granted.remaining, cleared).encode("ascii")))
-        return headers
+            await client.refuse(refusal, hold_header(record))
 
     async def _body(
         self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]], meter: Meter | None
@@ -375,8 +359,9 @@ class Passage:
             return None
 
         def allowed(nano: int) -> Refusal | None:
-            call = cleared.call._replace(now=self.now())
-            again = clear(cleared.clearance.chain, call)
+            if cleared.chain is None:
+                return None
+            again = clear(cleared.chain, cleared.call._replace(now=self.now()))
             charge = again if isinstance(again, Refusal) else again.charge(Amount(nano, cleared.quote.price.unit))
             return charge if isinstance(charge, Refusal) else None
 
@@ -398,7 +383,9 @@ class Passage:
             answer = meter.usage.reader
             if record.llm is not None and isinstance(answer, Answer):
                 record.llm.counts, record.llm.served_by = answer.counts, answer.model
-        if granted is not None and record.hold is not None and cleared is not None:
+        if record.observed is not None and cleared is not None:
+            self._settle_observed(record, cleared, meter, sent=sent)
+        elif granted is not None and record.hold is not None and cleared is not None:
             held = granted.amount if meter is None else meter.held
             if not sent:
                 self.book.resolve(Void(record.hold, record.note))
@@ -417,28 +404,33 @@ class Passage:
                 kept = None if client.recorder is None else client.recorder.kept()
                 self.book.resolve(Settle(record.hold, min(held, cost.nano), note, kept))
 
+    def _settle_observed(self, record: CallRecord, cleared: Cleared, meter: Meter | None, *, sent: bool) -> None:
+        """The same for an observed call, of which nothing is held: its cost is written down, whatever it is."""
+        if not sent:
+            record.nano = record.cost = None
+            return
+        quote = cleared.quote
+        cost = quote.amount.nano
+        if record.status is not None:
+            cost = quote.cost(record.status, None if meter is None else meter.usage).nano
+        record.charge(cost, quote.price.unit)
+        accounts, counters, rates = cleared.charge
+        hold = self._new_hold(record.at)
+        held = quote.amount.nano if accounts else 0
+        record.observe = Observe(hold, accounts, held, cost, _note(record), counters, rates, record.observed or "")
+
 
 GRACE_SECONDS: Final = 60
 """How long after its longest duration a call's hold may be expired whoever owns it: never while it is served."""
-
-_WITH_BODY: Final = ("POST", "PUT", "PATCH")
-"""Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
-
 
 _LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
 """Which kind of upstream error it is to be cut."""
 
 
-def _money(nano: int, cleared: Cleared) -> str:
-    return f"{format_nano(nano)} {cleared.quote.price.unit}"
-
-
-def _hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"tolsey-hold", record.hold.encode("ascii")),) if record.hold else ()
-
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal("body_too_large", f"this route takes a body of at most {limit} bytes")
+def _note(record: CallRecord) -> str:
+    """What an entry says of a call: what it was, and its tags."""
+    tags = f" #{write_tags(record.tags)}" if record.tags else ""
+    return f"{record.method} {record.path[:200]}{tags}"
 
 
 def _uncancel() -> None:

@@ -7,7 +7,10 @@ import msgspec
 
 from tolsey.errors import Refusal
 from tolsey.gateway.trace import Trace
+from tolsey.ledger.events import Observe
 from tolsey.pricing.llm import Api, Asked
+from tolsey.token.chain import Link
+from tolsey.token.tags import Tags
 from tolsey.units import format_nano
 
 if TYPE_CHECKING:
@@ -33,7 +36,9 @@ class CallRecord(msgspec.Struct, gc=False):
     `status` is the upstream's, `answered` what the client got, `refusal` why it was refused or cut. `nano` is what was
     charged, in nano-units of `unit`, None if nothing was, and `cost` says it. `received` and `sent` are the bytes of
     the bodies that came from the client and went to it. `fault` is a kind of upstream error (`counting.FAULTS`).
-    `llm` is there for an LLM call whose body was read. `span` belongs to the telemetry.
+    `llm` is there for an LLM call whose body was read. `links` are those of a verified token; without one an observed
+    call has `agent`, who seems to call. `observed` is there on an observed call: the code of the Refusal that it met,
+    or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
     """
 
     at: int
@@ -57,6 +62,11 @@ class CallRecord(msgspec.Struct, gc=False):
     fault: str | None = None
     note: str = ""
     llm: LlmCall | None = None
+    links: tuple[Link, ...] = ()
+    agent: str = ""
+    tags: Tags = ()
+    observed: str | None = None
+    observe: Observe | None = None
     received: int = 0
     sent: int = 0
     reserving: int = 0

@@ -12,9 +12,12 @@ from tolsey.pricing.tariff import Tariff
 
 
 class Mode(StrEnum):
-    """What a route asks of a call. `public`: nothing. `enforce`: a token, and a budget where it has a price."""
+    """What a route asks of a call. `public`: nothing. `enforce`: a token, and a budget where it has a price. `observe`:
+    nothing, and it is written down what `enforce` would have said.
+    """
 
     PUBLIC = "public"
+    OBSERVE = "observe"
     ENFORCE = "enforce"
 
 

@@ -17,12 +17,21 @@ from typing import Any, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Extend, Granted, Kind, Late, Outcome, Reserve, Settle, Void
-from tolsey.store.contract import Ledger
+from tolsey.ledger.events import Extend, Granted, Kind, Late, Observe, Outcome, Reserve, Settle, Void
+from tolsey.store.contract import Ledger, TallyRow
 from tolsey.token.chain import Account
 
 BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """How long the Book waits after each failed group in a row; the last is repeated."""
+
+OBSERVE_SECONDS = 0.5
+"""How long observed calls wait for others."""
+
+OBSERVE_GROUP = 256
+"""How many of them go into one group."""
+
+MOST_OBSERVED = 10_000
+"""How many may wait; further ones are dropped."""
 
 FULL = "the ledger's disk is full"
 STOPPING = "the gateway is stopping"
@@ -48,6 +57,9 @@ class Book:
         self._reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]] = []
         self._resolutions: list[Settle | Void] = []
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
+        self._observed: list[tuple[Observe, Callable[[Outcome | None], object]]] = []
+        self._observing = False
+        self._tallies: list[TallyRow] = []
         self._asleep: asyncio.Future[None] | None = None
         self._closing = False
         self._expired = False
@@ -56,6 +68,7 @@ class Book:
         self.holds: set[str] = set()
         self.failed = 0
         self.fenced = 0
+        self.unobserved = 0
         self.problem: str | None = FULL if self._full else None
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="ledger")
@@ -81,6 +94,31 @@ class Book:
     def resolve(self, event: Settle | Void) -> None:
         """Hand over a settle or a void. Returns at once; it is written with the next group that succeeds."""
         self._resolutions.append(event)
+        self._wake()
+
+    def observe(self, event: Observe, seen: Callable[[Outcome | None], object]) -> None:
+        """Hand over an observed call; `seen` gets its outcome, or None where it was not written.
+
+        These wait half a second for each other, and no call waits for them: what the ledger does not take in time, or
+        not surely, is dropped and counted in `unobserved`.
+        """
+        if len(self._observed) >= MOST_OBSERVED or self._closing:
+            self.unobserved += 1
+            seen(None)
+            return
+        self._observed.append((event, seen))
+        if len(self._observed) == 1:
+            self._loop.call_later(OBSERVE_SECONDS, self._wake_to_observe)
+        elif len(self._observed) == OBSERVE_GROUP:
+            self._wake_to_observe()
+
+    def tally(self, rows: Sequence[TallyRow]) -> None:
+        """Hand over what was counted; figures that come again later, and so may be lost once."""
+        self._tallies = [*self._tallies, *rows][-MOST_OBSERVED:]
+        self._wake()
+
+    def _wake_to_observe(self) -> None:
+        self._observing = True
         self._wake()
 
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
@@ -119,7 +157,7 @@ class Book:
     async def _run(self) -> None:
         while True:
             # After a failure the ledger is asked again, if only with an empty group: nobody may call meanwhile.
-            while self._reserves or self._resolutions or self._reads or self._expired or self._must_ask():
+            while self._has_work() or self._expired or self._must_ask():
                 await self._group()
             if self._closing:
                 return
@@ -151,6 +189,7 @@ class Book:
                 self._answer(outcomes, resolutions, reserves)
                 # These are done: what goes wrong from here on must not undo them.
                 resolutions, reserves = [], []
+            await self._write_figures()
             for look, future in reads:
                 found = await look()
                 if not future.cancelled():
@@ -165,6 +204,27 @@ class Book:
             self._failures = 0
             self.problem = None
             self._look_for_room()
+
+    def _has_work(self) -> bool:
+        figures = self._tallies or self._observing or (self._closing and self._observed)
+        return bool(self._reserves or self._resolutions or self._reads or figures)
+
+    async def _write_figures(self) -> None:
+        """Write what was observed and counted, in groups of their own: no enforced call depends on them."""
+        self._observing = self._observing or (self._closing and bool(self._observed))
+        if self._observing:
+            group, self._observed = self._observed[:OBSERVE_GROUP], self._observed[OBSERVE_GROUP:]
+            self._observing = bool(self._observed)
+            outcomes: Sequence[Outcome | None] = [None] * len(group)
+            try:
+                outcomes = await self._ledger.write([event for event, _ in group])
+            finally:
+                for (_, seen), outcome in zip(group, outcomes, strict=True):
+                    self.unobserved += outcome is None
+                    seen(outcome)
+        if self._tallies:
+            rows, self._tallies = self._tallies, []
+            await self._ledger.tally(rows)
 
     def _must_ask(self) -> bool:
         return self._failures > 0 and not self._closing

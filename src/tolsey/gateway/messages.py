@@ -1,0 +1,126 @@
+"""What goes up and what comes down: a call's request for the upstream, and the headers of its answer."""
+
+from typing import Final
+
+import msgspec
+
+from tolsey.call import Call
+from tolsey.errors import Refusal
+from tolsey.gateway import headers as header_rules
+from tolsey.gateway.client import Client
+from tolsey.gateway.meter import Meter
+from tolsey.gateway.record import CallRecord
+from tolsey.gateway.recorder import Instead
+from tolsey.gateway.routes import Mode, Route
+from tolsey.gateway.trace import Trace
+from tolsey.gateway.upstream import Exchange
+from tolsey.ledger.events import Claim, Granted
+from tolsey.pricing.tariff import Quote
+from tolsey.token.chain import Chain, Charge
+from tolsey.units import format_nano
+
+_WITH_BODY: Final = ("POST", "PUT", "PATCH")
+"""Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A request's head. `path` and `query` are raw and canonical; `size` is the announced body in bytes, None if there
+    is a body of unknown size, 0 if there is none.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: header_rules.Headers
+    socket_peer: str
+    scheme: str
+    host: bytes
+    size: int | None
+    trace: Trace | None = None
+
+
+class Cleared(msgspec.Struct, frozen=True, gc=False):
+    """A call that may be made, and what it is charged to. `quote` is what is held at first. `chain` is None for an
+    observed call without a token that was verified.
+    """
+
+    call: Call
+    chain: Chain | None
+    quote: Quote
+    charge: Charge
+    claim: Claim | None
+
+
+def request_up(
+    request: Request,
+    client: Client,
+    route: Route,
+    call: Call,
+    cleared: Cleared | None,
+    meter: Meter | None,
+) -> Exchange:
+    """The request as the upstream gets it; not sent yet."""
+    headers = header_rules.up(
+        request.headers,
+        peer=call.peer,
+        socket_peer=request.socket_peer,
+        scheme=request.scheme,
+        host=request.host,
+        keep_foreign_credentials=route.mode is not Mode.ENFORCE,
+        configured=route.upstream.headers,
+        trace=client.record.trace,
+    )
+    size = request.size
+    body = None if size == 0 else client.body(route.max_body)
+    if body is not None and client.recorder is not None:
+        body = client.recorder.reading(body)
+    if cleared is not None and cleared.quote.reads:
+        headers = [header for header in headers if header[0] != b"accept-encoding"]
+        headers.append((b"accept-encoding", b"identity"))
+    if body is not None and cleared is not None and cleared.quote.body is not None:
+        size, body = len(cleared.quote.body), Instead(body, cleared.quote.body)
+    elif body is not None and size is None and meter is not None:
+        body = meter.reading(body)
+    if size or (size == 0 and request.method in _WITH_BODY):
+        headers.append((b"content-length", str(size).encode("ascii")))
+    target = f"{request.path}?{request.query}" if request.query else request.path
+    return route.upstream.request(request.method, target.encode("ascii"), headers, body)
+
+
+def headers_down(
+    route: Route,
+    exchange: Exchange,
+    record: CallRecord,
+    cleared: Cleared | None,
+    granted: Granted | None,
+    *,
+    disclose_chain: bool,
+) -> list[tuple[bytes, bytes]]:
+    """The upstream's headers, and what the call cost; with `disclose_chain` what is left on the chain too."""
+    upstream = route.upstream
+    headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
+    headers += hold_header(record)
+    if record.cost is not None:
+        headers.append((b"tolsey-cost", record.cost.encode("ascii")))
+    elif granted is not None and cleared is not None:
+        # What a call that is metered costs is not known before its end (RULES.md M13).
+        headers.append((b"tolsey-quote", money(granted.amount, cleared).encode("ascii")))
+    # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
+    if granted is not None and cleared is not None and granted.remaining is not None and disclose_chain:
+        headers.append((b"tolsey-remaining", money(granted.remaining, cleared).encode("ascii")))
+    return headers
+
+
+def money(nano: int, cleared: Cleared) -> str:
+    """An amount in the unit of a call's price."""
+    return f"{format_nano(nano)} {cleared.quote.price.unit}"
+
+
+def hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that names the hold, if there is one."""
+    return ((b"tolsey-hold", record.hold.encode("ascii")),) if record.hold else ()
+
+
+def too_large(limit: int) -> Refusal:
+    """The refusal of a request body of more than `limit` bytes."""
+    return Refusal("body_too_large", f"this route takes a body of at most {limit} bytes")
