@@ -21,6 +21,7 @@ from tolsey.ledger.events import (
     Observe,
     Open,
     Outcome,
+    Pay,
     Refund,
     Reserve,
     Settle,
@@ -111,6 +112,7 @@ class Model:
     claims: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     seen: list[tuple[Account, int, int]] = field(default_factory=list)
     accounts: dict[Key, Account] = field(default_factory=dict)
+    payments: dict[str, Key] = field(default_factory=dict)
     last: int = 0
     """When the last entry was made."""
 
@@ -175,6 +177,8 @@ class Model:
                 return self._refund(name, amount, at)
             case Annul(name):
                 return self._annul(name, at)
+            case Pay(hash_, account, _):
+                return self._pay(hash_, account, at)
             case Observe():
                 return self._observe(event, at)
 
@@ -201,6 +205,15 @@ class Model:
             # What is left is told as of the hold, which is of the quote.
             told = "granted" if least is None else f"granted, {least + event.cost - event.quote} left"
         return f"observed: {str(told).removeprefix('observed ')}"
+
+    def _pay(self, hash_: str, account: Account, at: int) -> str:
+        if self.payments.get(hash_) != account[:2]:
+            if hash_ in self.payments or account[:2] in self.accounts:
+                return "conflict"
+            self.payments[hash_] = account[:2]
+            self.accounts[account[:2]] = account
+            self.last = at
+        return self._granted((account,), at)
 
     def _granted(self, purse: Purse, at: int) -> str:
         lefts = [left for account in purse if (left := self.left(account, at)) is not None]

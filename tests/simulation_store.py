@@ -16,7 +16,7 @@ from tests.simulation_loop import Loop, Process
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger import rules
 from tolsey.ledger.books import Balance, Books, Hold, Window
-from tolsey.ledger.events import RESOLUTIONS, Claimed, Entry, Event, Grant, Key, Kind, Open, Outcome, Reserve
+from tolsey.ledger.events import RESOLUTIONS, Claimed, Entry, Event, Grant, Key, Kind, Open, Outcome, Pay, Reserve
 from tolsey.testing import SECOND
 
 LEASE_SECONDS = 10.0
@@ -221,7 +221,7 @@ class Database:
                 if event.claim is not None:
                     locks.add(("claim", *event.claim[:2]))
             locks.update(("account", *key) for key in self._keys(event))
-            if not isinstance(event, Open | Grant):
+            if not isinstance(event, Open | Pay | Grant):
                 locks.add(("hold", event.hold))
                 hold = self.rows.holds.get(event.hold)
                 if hold is not None and hold.claim is not None:
@@ -234,7 +234,7 @@ class Database:
     def _keys(self, event: Event) -> Sequence[Key]:
         if isinstance(event, Reserve):
             return [account[:2] for account in event.accounts + event.counters]
-        if isinstance(event, Open):
+        if isinstance(event, Open | Pay):
             return [event.account[:2]]
         if isinstance(event, Grant):
             return [event.key]
@@ -271,7 +271,7 @@ class Database:
             if isinstance(event, Reserve):
                 books.rates.update((rate.id, rows.rates.get(rate.id, 0)) for rate in event.rates)
             claims = [event.claim[:2]] if isinstance(event, Reserve) and event.claim is not None else []
-            if not isinstance(event, Open | Grant) and (hold := rows.holds.get(event.hold)) is not None:
+            if not isinstance(event, Open | Pay | Grant) and (hold := rows.holds.get(event.hold)) is not None:
                 books.holds[event.hold] = replace(hold)
                 claims += [] if hold.claim is None else [hold.claim]
             books.claims.update((claim, replace(rows.claims[claim])) for claim in claims if claim in rows.claims)

@@ -37,6 +37,7 @@ from tolsey.ledger.events import (
     Observe,
     Open,
     Outcome,
+    Pay,
     Refund,
     Reserve,
     Settle,
@@ -125,7 +126,19 @@ class Plan(NamedTuple):
     """One event in the making: `which` and `amount` are taken modulo what there is."""
 
     what: Literal[
-        "reserve", "observe", "again", "extend", "settle", "void", "expire", "open", "ghost", "grant", "refund", "annul"
+        "reserve",
+        "observe",
+        "again",
+        "extend",
+        "settle",
+        "void",
+        "expire",
+        "open",
+        "ghost",
+        "grant",
+        "refund",
+        "annul",
+        "pay",
     ]
     which: int
     amount: int
@@ -138,7 +151,7 @@ PLANS = st.builds(
         + ["settle"] * 4
         + ["void"] * 2
         + ["extend"] * 2
-        + ["observe", "expire", "again", "open", "ghost", "grant", "refund", "annul"]
+        + ["observe", "expire", "again", "open", "ghost", "grant", "refund", "annul", "pay"]
     ),
     st.integers(0, 1000),
     st.integers(0, 12),
@@ -306,6 +319,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 events.append(event)
             elif what == "open":
                 events += [Open(account) for account in purse]
+            elif what == "pay":
+                bought = Account(f"bought {which % 5}", "sat", None, "bought", 100)
+                events.append(Pay(f"{amount % 7}", bought, 1 + amount, ""))
             elif what == "extend" and (old in mine or old not in known):
                 events.append(Extend(old, amount))
             elif what == "observe":

@@ -7,13 +7,13 @@ import typer
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
 from tolsey.cli.output import emit, say, table
 from tolsey.cli.program import command, new_app, show_help
-from tolsey.token.chain import ADMIN, CAPABILITY
+from tolsey.token.chain import ADMIN, CAPABILITY, L402
 
 app = new_app("List, rotate and drop the root keys.")
 
-KIND_NAMES: Final = {CAPABILITY: "capability", ADMIN: "admin"}
+KIND_NAMES: Final = {CAPABILITY: "capability", ADMIN: "admin", L402: "paid"}
 
-Kind = Literal["capability", "admin"]
+Kind = Literal["capability", "admin", "paid"]
 
 
 @app.callback(
@@ -61,8 +61,8 @@ def rotate(
     from tolsey.cli.place import admin_token, read_keyring
 
     _, keyring = read_keyring(file)
-    of_kind = ADMIN if kind == "admin" else CAPABILITY
-    before = keyring.key_ids(of_kind)[-1]
+    of_kind = next(of for of, name in KIND_NAMES.items() if name == kind)
+    before = next(reversed(keyring.key_ids(of_kind)), None)
     new = keyring.rotate(of_kind)
     data = {"id": new, "kind": kind, "before": before}
     if of_kind == ADMIN:
@@ -73,8 +73,9 @@ def rotate(
             say(f"the current admin key is {new}; this is a new admin token, shown once:")
             print(data["admin_token"])
         else:
-            print(f"the current capability key is {new}")
-        say(f"tokens made with {before} still verify; `tolsey keys drop {before}` ends them")
+            print(f"the current {kind} key is {new}")
+        if before is not None:
+            say(f"tokens made with {before} still verify; `tolsey keys drop {before}` ends them")
 
     emit(json, data, human)
 

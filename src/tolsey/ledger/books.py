@@ -63,14 +63,16 @@ class Books:
     """The part of the ledger that a group of events touches.
 
     `balances` holds every account that exists among those touched; what is not in it does not exist yet. So it is with
-    `windows`, `rates` (id → the instant at which all of a rate's calls are paid off) and `claims`. The `dirty` ones are
-    those changed, `entries` those made, since the store last wrote; a claim that is None there is gone.
+    `windows`, `rates` (id → the instant at which all of a rate's calls are paid off), `claims` and `payments` (hash →
+    the account that it opened). The `dirty` ones are those changed, `entries` those made, since the store last wrote; a
+    claim that is None there is gone.
     """
 
     balances: dict[Key, Balance] = field(default_factory=dict)
     windows: dict[WindowKey, Window] = field(default_factory=dict)
     rates: dict[str, int] = field(default_factory=dict)
     claims: dict[tuple[str, str], Claimed] = field(default_factory=dict)
+    payments: dict[str, Key] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
     dirty: dict[Key, Balance] = field(default_factory=dict)
     dirty_windows: dict[WindowKey, Window] = field(default_factory=dict)

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     REFUND = "refund"
     ANNUL = "annul"
     OBSERVE = "observe"
+    PAY = "pay"
 
 
 RESOLUTIONS: Final = (Kind.SETTLE, Kind.VOID, Kind.EXPIRE)
@@ -38,7 +39,8 @@ class Entry(NamedTuple):
     """One line of the journal.
 
     `leaf` is the account at the end of the chain and `counter` the last of those that count calls; the ones above them
-    are charged with them. `until` is there in a reserve that may be expired whoever owns it.
+    are charged with them. `until` is there in a reserve that may be expired whoever owns it. Of a payment, `hold` is
+    its hash, `leaf` what it opened, and `amount` what was paid, in nano-sat whatever the unit of the account.
     """
 
     kind: Kind
@@ -159,6 +161,17 @@ class Annul(NamedTuple):
     note: str
 
 
+class Pay(NamedTuple):
+    """A payment was proved: its `hash` (hex) opens `account`, which it paid `amount` nano-sat for. It does so once: the
+    same event again changes nothing, and for another account the payment is used up.
+    """
+
+    hash: str
+    account: Account
+    amount: int
+    note: str = ""
+
+
 class Observe(NamedTuple):
     """A call that observe mode let through: enforced, it would have held `quote`, and it cost `cost`.
 
@@ -175,7 +188,7 @@ class Observe(NamedTuple):
     refusal: str = ""
 
 
-Event = Reserve | Extend | Settle | Void | Expire | Open | Grant | Refund | Annul | Observe
+Event = Reserve | Extend | Settle | Void | Expire | Open | Grant | Refund | Annul | Observe | Pay
 
 
 class Granted(NamedTuple):

@@ -30,6 +30,7 @@ from tolsey.ledger.events import (
     Observe,
     Open,
     Outcome,
+    Pay,
     RateLimited,
     Refund,
     Repeated,
@@ -76,6 +77,8 @@ def apply(books: Books, event: Event, *, at: int, owner: int) -> Outcome:
             return _annul(books, event, at, owner)
         case Observe():
             return observe(books, event, at, owner, _reserve)
+        case Pay():
+            return _pay(books, event, at, owner)
 
 
 def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
@@ -288,6 +291,24 @@ def _open(books: Books, event: Open, at: int, owner: int) -> Outcome:
     books.balances[key] = books.dirty[key] = Balance(account)
     books.entries.append(Entry(Kind.OPEN, at, None, key, 0, owner, event.note))
     return Granted(account.id, 0, account.limit)
+
+
+def _pay(books: Books, event: Pay, at: int, owner: int) -> Outcome:
+    account = event.account
+    key = account[:2]
+    opened = books.payments.get(event.hash)
+    if opened is None and key not in books.balances:
+        if account.limit is None or account.parent is not None or not 0 < event.amount <= MAX_NANO:
+            return Conflict("a payment is above 0, and opens an account that has a limit and none above it")
+        books.balances[key] = books.dirty[key] = Balance(account)
+        books.payments[event.hash] = key
+        books.entries.append(Entry(Kind.PAY, at, event.hash, key, event.amount, owner, event.note))
+        return Granted(account.id, event.amount, account.limit)
+    if opened != key:
+        return Conflict("the payment was used for another token, or the token's account was opened without it")
+    if books.balances[key].account != account:
+        return Conflict(_OTHERWISE.format(account.id))
+    return Granted(account.id, event.amount, _remaining(books, (key,), at))
 
 
 def _grant(books: Books, event: Grant, at: int, owner: int) -> Outcome:

@@ -198,6 +198,24 @@ class RolledRow:
     observed: int
 
 
+@dataclass(frozen=True, slots=True)
+class PaymentRow:
+    """A payment and the purse that it opened: `paid` in nano-sat, the figures of the purse in nano-units of `unit`."""
+
+    n: int
+    at: int
+    hash: str
+    paid: int
+    account: str
+    label: str | None
+    unit: str
+    limit: int
+    spent: int
+    held: int
+    calls: int
+    note: str
+
+
 class Snapshot(Protocol):
     """One view of a ledger at one instant. Use as a context manager, again and again: each time it is a new view.
     Raises `LedgerUnavailable`, and `LedgerRefused` for a ledger that is not there or was moved elsewhere.
@@ -263,3 +281,6 @@ class Snapshot(Protocol):
 
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""
+
+    def payments(self) -> Iterator[PaymentRow]:
+        """Every payment, in order; of the limit of its purse, grants are a part."""

@@ -68,7 +68,7 @@ class Lines:
             entry.kind,
             entry.hold,
             format_nano(entry.amount),
-            unit if entry.leaf is not None else None,
+            "sat" if entry.kind == "pay" else unit if entry.leaf is not None else None,
             ids[-1] if entry.leaf is not None else None,
             counter[0][-1] if counter is not None else None,
             ids,

@@ -26,7 +26,9 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 
 from tolsey.errors import KeyringError
-from tolsey.token.chain import ADMIN, CAPABILITY
+from tolsey.store.private_file import replace_file, sync_directory, write_new
+from tolsey.token.chain import ADMIN, CAPABILITY, L402
+from tolsey.token.l402 import is_key_id
 from tolsey.token.macaroon import derive_key
 from tolsey.units import MAX_NANO
 
@@ -40,7 +42,9 @@ LOOK_EVERY: Final = 1_000_000_000
 """How often the file is looked at, in nanoseconds (RULES.md T9)."""
 
 KINDS: Final = (CAPABILITY, ADMIN)
-"""The kinds of key; a keyring has at least one of each."""
+"""The kinds of key that a keyring has at least one of each of. One for paid tokens (`L402`) is made when it is first
+wanted: see `with_key`.
+"""
 
 _KEY_ID = r"\A[A-Za-z0-9_-]{1,32}\Z"
 _SECRET = r"\A[A-Za-z0-9_-]{43}\Z"  # noqa: S105 - a pattern
@@ -54,7 +58,7 @@ _Stamp = tuple[int, int, int, int]
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, msgspec.Meta(pattern=_KEY_ID)]
-    kind: Literal["tolsey", "tolsey-admin"]
+    kind: Literal["tolsey", "tolsey-admin", "tolsey-l402"]
     secret: Annotated[str, msgspec.Meta(pattern=_SECRET)]
     created: Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -109,10 +113,10 @@ class Keyring:
         path = Path(os.path.abspath(path))
         content = _Content(1, None, (_new_key(CAPABILITY), _new_key(ADMIN)))
         with _errors_of(path), _locked(path):
-            _write_new(path, msgspec.json.encode(content))
+            write_new(path, msgspec.json.encode(content))
             # A mark that is left here belongs to keys that are gone.
             _beside(path, ".mark").unlink(missing_ok=True)
-            _sync_directory(path)
+            sync_directory(path)
         return cls.open(path)
 
     @classmethod
@@ -154,6 +158,19 @@ class Keyring:
         self._change(lambda content: content.with_keys(*content.keys, key))
         return key.id
 
+    def with_key(self, kind: str) -> "Keyring":
+        """Make sure that there is a key of a kind, whoever asks for it at the same time; return this keyring."""
+        if not self.key_ids(kind):
+            key = _new_key(kind)
+            self._change(
+                lambda content: (
+                    content
+                    if any(other.kind == kind for other in content.keys)
+                    else content.with_keys(*content.keys, key)
+                )
+            )
+        return self
+
     def drop(self, key_id: str) -> None:
         """Remove a key: every token minted with it is refused from then on. Refuses to drop a current key."""
 
@@ -181,7 +198,7 @@ class Keyring:
             if content.ledger is None or replace:
                 # The mark first: after a crash in between, the keys are still free or still refuse.
                 self._raise_mark(mark, replace=replace)
-                _replace(self.path, msgspec.json.encode(_Content(1, ledger_id, content.keys)))
+                replace_file(self.path, msgspec.json.encode(_Content(1, ledger_id, content.keys)))
                 content, stamp = _load(self.path)
             self._take(content, stamp)
 
@@ -212,7 +229,7 @@ class Keyring:
                 raise KeyringError(f"{self.path}.mark: the mark is of ledger {before.ledger}, not {mark.ledger}")
             if before is not None and before.entries >= mark.entries:
                 return
-        _replace(_beside(self.path, ".mark"), msgspec.json.encode(mark))
+        replace_file(_beside(self.path, ".mark"), msgspec.json.encode(mark))
 
     def _change(self, change: Callable[[_Content], _Content]) -> None:
         with _errors_of(self.path), _locked(self.path):
@@ -220,7 +237,7 @@ class Keyring:
             data = msgspec.json.encode(change(content))
             if len(data) > MAX_BYTES:
                 raise KeyringError(f"{self.path}: a keyring has at most {MAX_BYTES} bytes; drop old keys first")
-            _replace(self.path, data)
+            replace_file(self.path, data)
             self._take(*_load(self.path))
 
 
@@ -311,6 +328,8 @@ def _new_key(kind: str) -> _Key:
         return _Key(secrets.token_hex(4), "tolsey", secret, created)
     if kind == ADMIN:
         return _Key(secrets.token_hex(4), "tolsey-admin", secret, created)
+    if kind == L402:
+        return _Key(secrets.token_hex(4), "tolsey-l402", secret, created)
     raise KeyringError(f"there is no kind of key called {kind!r}")
 
 
@@ -334,6 +353,8 @@ def _load(path: Path) -> tuple[_Content, _Stamp]:
     for key in keys:
         if base64.urlsafe_b64encode(key.secret_bytes()).rstrip(b"=").decode("ascii") != key.secret:
             raise KeyringError(f"{path}: the secret of key {key.id} is not base64url of 32 bytes")
+        if key.kind == L402 and not is_key_id(key.id):
+            raise KeyringError(f"{path}: the id of key {key.id} is not 8 hex digits, as a key for paid tokens has")
     return content, stamp
 
 
@@ -380,41 +401,6 @@ def _read(path: Path) -> tuple[bytes, _Stamp]:
     if len(data) > MAX_BYTES:
         raise KeyringError(f"{path}: it is larger than {MAX_BYTES} bytes")
     return data, _stamp(found)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist, 0600 from the start; it is on disk afterwards, or gone."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` in the place of the file, at once and for good. The lock is held, so one temporary name will do."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    _write_new(temporary, data)
-    try:
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -9,7 +9,7 @@ Order of locks, in every group: accounts by number, rates, claims, the owner's r
 holds) is read once the account is locked.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from tolsey.ledger.events import (
     Kind,
     Observe,
     Open,
+    Pay,
     Refund,
     Reserve,
 )
@@ -102,7 +103,7 @@ class Rows:
                     wanted.update((account[:2], None) for account in event.counters)
                     if not trusting:
                         unknown[event.hold] = None
-                case Open(account):
+                case Open(account) | Pay(_, account):
                     wanted[account[:2]] = None
                 case Grant(key):
                     wanted[key] = None
@@ -120,8 +121,21 @@ class Rows:
         await self._lock(db, group, wanted, clock)
         if unknown:
             await self.read_holds(db, group.books, list(unknown))
+        paid = [event.hash for event in events if isinstance(event, Pay)]
+        if paid:
+            await self._read_payments(db, group, paid, wanted)
         await self._read_rest(db, group, events)
         return group
+
+    async def _read_payments(self, db: Db, group: Group, paid: list[str], wanted: Container[Key]) -> None:
+        """Which of these payments opened an account, after the accounts were looked for: one that is there has its
+        payment there too. The other way round another gateway has just opened it.
+        """
+        for row in await db.fetch(sql.PAYMENTS, paid):
+            key = (row["id"], row["unit"])
+            if key in wanted and key not in group.numbers:
+                raise Stale("an account was opened at this instant")
+            group.books.payments[row["hold"]] = key
 
     async def _where_held(self, db: Db, ids: list[str]) -> dict[Key, None]:
         """The accounts of holds, which never change, unlike all else about a hold."""
@@ -196,7 +210,7 @@ class Rows:
         for event in events:
             moments = [group.at]
             keys: tuple[Key, ...] = ()
-            hold = None if isinstance(event, Open | Grant | Observe) else books.holds.get(event.hold)
+            hold = None if isinstance(event, Open | Grant | Observe | Pay) else books.holds.get(event.hold)
             if isinstance(event, Reserve):
                 keys = tuple(account[:2] for account in event.accounts + event.counters)
                 rates.update(rate.id for rate in event.rates)
@@ -204,7 +218,7 @@ class Rows:
                     claims.append(event.claim)
                 if hold is not None:
                     moments.append(hold.at)
-            elif isinstance(event, Open):
+            elif isinstance(event, Open | Pay):
                 keys = (event.account[:2],)
             elif isinstance(event, Grant):
                 keys = (event.key,)

@@ -44,6 +44,7 @@ _GUARDED: Final = """
 _GUARDS: Final = {
     "entry_reserve": "USING btree (hold) WHERE (kind = 'reserve'::text)",
     "entry_resolution": "USING btree (hold) WHERE (kind = ANY (ARRAY['settle'::text, 'void'::text, 'expire'::text]))",
+    "entry_payment": "USING btree (hold) WHERE (kind = 'pay'::text)",
     "account_id_unit_key": "UNIQUE (id, unit)",
     "account_check": 'CHECK ((("limit" IS NULL) OR (period IS NOT NULL) OR ((spent + held) <= ("limit" + granted))))',
     "window_check": 'CHECK (((spent + held) <= ("limit" + granted)))',

@@ -39,6 +39,10 @@ HOLDS: Final = """
         LEFT JOIN entry s ON s.hold = h.id AND s.kind IN ('settle', 'void', 'expire')
         LEFT JOIN claim c ON c.hold = h.id
 """
+PAYMENTS: Final = """
+    SELECT e.hold, a.id, a.unit FROM entry e JOIN account a ON a.n = e.leaf
+    WHERE e.kind = 'pay' AND e.hold = ANY ($1::text[])
+"""
 RATES: Final = "SELECT id, tat FROM rate WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE"
 CLAIMS: Final = """
     SELECT c.* FROM unnest($1::text[], $2::text[]) AS k (scope, key)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar, Final, TypeVar
 
 from tolsey.errors import LedgerRefused
-from tolsey.store.contract import AccountRow, EntryRow, HoldRow, RolledRow, RollUp, TallyRow, WindowRow
+from tolsey.store.contract import AccountRow, EntryRow, HoldRow, PaymentRow, RolledRow, RollUp, TallyRow, WindowRow
 
 ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
 """An `EntryRow`."""
@@ -19,6 +19,10 @@ _HOLDS: Final = """
     SELECT h.id, h.leaf, h.counter, h.amount, h.at, h.until, h.owner, o.id, coalesce(e.note, '')
     FROM hold h LEFT JOIN owner o ON o.n = h.owner LEFT JOIN entry e ON e.hold = h.id AND e.kind = 'reserve'
     ORDER BY h.at, h.id
+"""
+_PAYMENTS: Final = """
+    SELECT e.n, e.at, e.hold, e.amount, a.id, a.label, a.unit, a."limit" + a.granted, a.spent, a.held, a.calls, e.note
+    FROM entry e JOIN account a ON a.n = e.leaf WHERE e.kind = 'pay' ORDER BY e.n
 """
 
 _TALLY: Final = "SELECT hour, source, key, counts FROM tally"
@@ -89,6 +93,10 @@ class Queries(ABC):
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""
         return self._rows(HoldRow, _HOLDS)
+
+    def payments(self) -> Iterator[PaymentRow]:
+        """Every payment and its purse."""
+        return self._rows(PaymentRow, _PAYMENTS)
 
 
 def check_moved(moved_to: str | None, ledger: str = "the ledger") -> None:

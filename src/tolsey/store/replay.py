@@ -60,6 +60,7 @@ class Replay:
         self._progress = progress
         self.accounts = {row.n: _account(row) for row in snapshot.accounts()}
         self._open: dict[str, _Hold] = {}
+        self._bought: set[str] = set()
         self._stored = {(row.account, row.start): row for row in snapshot.windows()}
         rollups = list(snapshot.rollups())
         self._up_to = max((rollup.up_to for rollup in rollups), default=0)
@@ -155,11 +156,13 @@ class Replay:
             if number is not None and number not in self.accounts:
                 yield f"entry {n} names an account that is not in the ledger"
                 return
-        if kind == "open" or kind == "grant":
+        if kind in ("open", "grant", "pay"):
             if entry.leaf is None:
                 yield f"entry {n} names no account"
             elif kind == "grant":
                 yield from self._grant(entry, self.accounts[entry.leaf])
+            elif kind == "pay":
+                yield from self._pay(entry, self.accounts[entry.leaf])
         elif kind == "observe":
             self._observe(entry)
         elif entry.hold is None or (entry.leaf is None and entry.counter is None):
@@ -227,6 +230,16 @@ class Replay:
             account.granted += entry.amount
         else:
             self._window(account, entry.leaf or 0, window(account.period, entry.at)[0]).granted += entry.amount
+
+    def _pay(self, entry: EntryRow, account: _Account) -> Iterator[str]:
+        """A payment opens one account, which nothing was charged to before."""
+        if entry.hold is None or not entry.amount or account.limit is None or account.up is not None:
+            yield f"entry {entry.n} is a payment without a hash, an amount or a purse"
+        elif entry.n > self._up_to and (account.spent or account.held or account.calls or account.open):
+            yield f"entry {entry.n} pays for account {account.id}, which was in use before"
+        elif account.id in self._bought:
+            yield f"entry {entry.n} pays for account {account.id} again"
+        self._bought.add(account.id)
 
     def _move(self, n: int, hold: _Hold, held: int, held_calls: int, spent: int, calls: int) -> Iterator[str]:
         for leaf, more_held, more_spent in ((hold.leaf, held, spent), (hold.counter, held_calls, calls * NANO)):

@@ -24,6 +24,7 @@ from tolsey.ledger.events import (
     Kind,
     Observe,
     Open,
+    Pay,
     Refund,
     Reserve,
 )
@@ -71,6 +72,10 @@ _HOLDS: Final = """
         LEFT JOIN entry s ON s.hold = r.hold AND (s.kind = 'settle' OR s.kind = 'void' OR s.kind = 'expire')
         LEFT JOIN claim c ON c.hold = r.hold
     WHERE r.kind = 'reserve' AND r.hold IN (SELECT value FROM json_each(?))
+"""
+
+_PAYMENT: Final = """
+    SELECT a.id, a.unit FROM entry e JOIN account a ON a.n = e.leaf WHERE e.kind = 'pay' AND e.hold = ?
 """
 
 _INSERT_ACCOUNT: Final = (
@@ -129,6 +134,7 @@ class Rows:
         if max(len(books.balances), len(books.windows), len(books.rates)) > CACHED_BALANCES:
             self.forget(self._next)
         books.claims.clear()
+        books.payments.clear()
         for hold in self._let_go:
             books.holds.pop(hold, None)
         self._let_go.clear()
@@ -141,7 +147,7 @@ class Rows:
         unknown = [
             event.hold
             for event in events
-            if not isinstance(event, Open | Grant | Observe)
+            if not isinstance(event, Open | Grant | Observe | Pay)
             and not (trusting and isinstance(event, Reserve))
             # What an operator corrects may have been resolved by anybody.
             and (event.hold not in holds or isinstance(event, Refund | Annul))
@@ -161,6 +167,11 @@ class Rows:
                         self._load_claims(db, "scope = ? AND key = ?", event.claim[:2])
             elif isinstance(event, Open):
                 wanted[event.account[:2]] = None
+            elif isinstance(event, Pay):
+                wanted[event.account[:2]] = None
+                self.books.payments.update(
+                    (event.hash, (id_, unit)) for id_, unit in db.execute(_PAYMENT, (event.hash,))
+                )
             elif isinstance(event, Grant):
                 wanted[event.key] = None
             elif isinstance(event, Observe):
@@ -217,7 +228,7 @@ class Rows:
             when = at
             if isinstance(event, Grant):
                 keys = (event.key,)
-            elif isinstance(event, Open):
+            elif isinstance(event, Open | Pay):
                 keys = (event.account[:2],)
             elif isinstance(event, Observe):
                 keys = (account[:2] for account in event.accounts + event.counters)

@@ -29,6 +29,7 @@ from tolsey.token.caveats import (
     Tag,
     parse_caveat,
 )
+from tolsey.token.l402 import Payment, read_identifier
 from tolsey.token.macaroon import ThirdParty, prefix_id
 from tolsey.token.wire import LIMITS, Caveat, Limits
 from tolsey.units import NANO, Amount
@@ -42,21 +43,33 @@ CAPABILITY: Final = "tolsey"
 ADMIN: Final = "tolsey-admin"
 """What the identifier of an admin token begins with. One kind never opens what another does (RULES.md T12)."""
 
+L402: Final = "tolsey-l402"
+"""The kind of token that is paid for: its identifier is L402's."""
+
 _IDENTIFIER = re.compile(r"(tolsey|tolsey-admin):1:([A-Za-z0-9_-]{1,32}):[A-Za-z0-9_-]{22}:(0|[1-9]\d{0,2})", re.ASCII)
 _NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, RateCaveat, Depth, Tag)
 
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """What an identifier of ours says: the kind of token, the key id, how many caveats the minter wrote."""
+    """What an identifier of ours says: the kind of token, the key id, how many caveats the minter wrote. `payment` is
+    what a paid token is bound to.
+    """
 
     kind: str
     key_id: str
     minted: int
+    payment: Payment | None = None
 
 
 def parse_identifier(identifier: bytes) -> Identifier:
-    """Read `tolsey:1:<key id>:<22 characters>:<n>`. Raises `TokenForged`: no key of ours began anything else."""
+    """Read `tolsey:1:<key id>:<22 characters>:<n>`, or L402's 66 bytes.
+
+    Raises `TokenForged`: no key of ours began anything else.
+    """
+    paid = read_identifier(identifier)
+    if paid is not None:
+        return Identifier(L402, paid.key_id, paid.minted, paid)
     match = _IDENTIFIER.fullmatch(identifier.decode("ascii", "replace"))
     if match is None:
         raise TokenForged("the token's identifier is not one of ours")

@@ -27,6 +27,7 @@ from tolsey.token.caveats import (
     glob_matches,
     parse_caveat,
 )
+from tolsey.token.l402 import read_identifier
 from tolsey.token.macaroon import Macaroon, prefix_id
 from tolsey.token.wire import LIMITS
 
@@ -207,7 +208,7 @@ def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspe
             links[-1][2].append(str(caveat))
     ends = [meaning.at for meaning in known if isinstance(meaning, Expires)]
     return Inspection(
-        identifier=macaroon.identifier.decode("utf-8", "backslashreplace"),
+        identifier=_identifier_text(macaroon.identifier),
         prefix_id=prefix_id(macaroon.signature),
         links=tuple(
             UnverifiedLink(label, nonce, tuple(texts))
@@ -233,6 +234,14 @@ def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspe
         discharges=len(discharges),
         problems=tuple(problems),
     )
+
+
+def _identifier_text(identifier: bytes) -> str:
+    """An identifier for people; that of a paid token is not text."""
+    paid = read_identifier(identifier)
+    if paid is not None:
+        return f"L402, payment hash {paid.hash}"
+    return identifier.decode("utf-8", "backslashreplace")
 
 
 def _least(amounts: Iterable[tuple[str, int, object]]) -> list[str]:

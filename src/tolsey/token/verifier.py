@@ -79,7 +79,7 @@ def _size(chain: Chain) -> int:
 class Verifier:
     """Verifies tokens of one kind.
 
-    `key_of` takes a key id and returns the derived root key, or None. `kind` is `CAPABILITY` or `ADMIN`.
+    `key_of` takes a key id and returns the derived root key, or None. `kind` is `CAPABILITY`, `ADMIN` or `L402`.
     """
 
     def __init__(self, kind: str, key_of: Callable[[str], bytes | None], limits: Limits = LIMITS) -> None:
