@@ -292,10 +292,12 @@ SECTIONS = {
     "`[[upstream]]`": "[[upstream]]",
     "`[[route]]`": "[[route]]",
     "`[[model]]`": "[[model]]",
+    "`[payment]`": "[payment]",
 }
-ENV = {"SEARCH_API_KEY": "k", "COLLECTOR_KEY": "k"}
+ENV = {"SEARCH_API_KEY": "k", "COLLECTOR_KEY": "k", "LND_INVOICE_MACAROON": "00"}
 UPSTREAM = '[[upstream]]\nname = "u"\nurl = "http://u.example"\n'
 MODEL = '[[model]]\nname = "m"\ninput = "1 USD"\noutput = "1 USD"\n'
+PAYMENT = '[payment]\nbackend = "fake"\noffer = [{ name = "o" }]\n'
 ROUTE = '[[route]]\npath = "/*"\nmethods = ["*"]\nupstream = "u"\n'
 
 
@@ -328,7 +330,12 @@ def the_config(file: Path, text: str) -> Config:
 def test_the_defaults_are_as_explained(section: str, tmp_path: Path) -> None:
     file = tmp_path / "tolsey.toml"
     header = SECTIONS[section]
-    alone = {"[[upstream]]": UPSTREAM, "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n', "[[model]]": MODEL}
+    alone = {
+        "[[upstream]]": UPSTREAM,
+        "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n',
+        "[[model]]": MODEL,
+        "[payment]": PAYMENT,
+    }
     before = alone.get(header, f"{header}\n")
     without = the_config(file, before)
     for key, _, default, *_ in rows("config.md", section):

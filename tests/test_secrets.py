@@ -67,7 +67,7 @@ methods = ["GET"]
 mode = "public"
 upstream = "api"
 """
-NOT_PROVOKED = {"unpriceable", "too_many_holds"}
+NOT_PROVOKED = {"unpriceable", "too_many_holds", "payment_required", "payment_unavailable"}
 
 
 # --- what is looked for

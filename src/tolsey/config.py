@@ -17,6 +17,7 @@ from tolsey import config_lines as lines
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_observe import read_agents
+from tolsey.config_payment import Payment, bind, read_offers, read_payment
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
 from tolsey.config_secrets import Secret, fill, ledger_in
 from tolsey.config_telemetry import Telemetry, read_telemetry
@@ -112,7 +113,8 @@ class Route:
 
     `methods` are as written, `["*"]` being all; that HEAD matches a GET route is not in them. `rules` are prices of
     some of its calls, `price` that of the others; both are missing on a public route. `max_body` is in bytes (None: no
-    limit), the server's by default; `timeout` (None: the upstream's) and `max_duration` are in seconds.
+    limit), the server's by default; `timeout` (None: the upstream's) and `max_duration` are in seconds. `offers` are
+    names: what a stranger may pay for here.
     """
 
     pattern: Pattern
@@ -124,6 +126,7 @@ class Route:
     max_body: int | None
     timeout: float | None
     max_duration: float
+    offers: tuple[str, ...]
     line: int | None
 
 
@@ -148,6 +151,7 @@ class Config:
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
     models: tuple[Model, ...]
+    payment: Payment | None
     warnings: tuple[str, ...]
 
 
@@ -238,14 +242,18 @@ class _Reader:
         tables = document.tables("upstream", MAX_UPSTREAMS)
         names: list[str] = []
         upstreams = tuple(self.upstream(table, names) for table in tables)
-        routes = tuple(self.route(table, names, server) for table in document.tables("route", MAX_ROUTES))
+        payment = read_payment(document, file.parent, self.env, sends=self.sends, host=server.host)
+        tables = document.tables("route", MAX_ROUTES)
+        routes = tuple(self.route(table, names, server, payment) for table in tables)
+        if payment is not None:
+            payment = bind(payment, routes, lambda number, fault: tables[number].complain("offers", fault))
         models = read_models(document.tables("model", MAX_MODELS))
         document.done()
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
             file, source, generation, server, admin, keyring, ledger, limits, telemetry, agents, upstreams,
-            routes, models, warnings,
+            routes, models, payment, warnings,
         )  # fmt: skip
 
     def server(self, table: Table) -> Server:
@@ -335,7 +343,7 @@ class _Reader:
             raise ValueError(f"the value is longer than {MAX_HEADER} characters")
         return Secret(filled)
 
-    def route(self, table: Table, names: list[str], server: Server) -> Route:
+    def route(self, table: Table, names: list[str], server: Server, payment: Payment | None) -> Route:
         def known(value: object) -> str:
             name = lines.text(value)
             if name not in names:
@@ -361,6 +369,7 @@ class _Reader:
             max_body=table.read("max_body", whole(0, _MAX_INT), server.max_body),
             timeout=table.read("timeout", seconds(MAX_SECONDS), None),
             max_duration=table.read("max_duration", seconds(LONGEST), MAX_SECONDS),
+            offers=read_offers(table, mode, payment),
             line=self.problems.line(table.key),
         )
         table.done()

@@ -117,6 +117,12 @@ class BudgetMissing(Refused):
     code = "budget_missing"
 
 
+class PaymentRequired(Refused):
+    """The route takes money, and nothing was paid yet; `tolsey.pay` answers it."""
+
+    code = "payment_required"
+
+
 class CaveatRefused(Refused):
     """A caveat does not allow this call."""
 
@@ -199,6 +205,12 @@ class UpstreamFailed(Refused):
     """The upstream refused the connection or broke off."""
 
     code = "upstream_failed"
+
+
+class PaymentUnavailable(Refused):
+    """No invoice can be had at the moment; what was paid for goes on."""
+
+    code = "payment_unavailable"
 
 
 class LedgerUnavailable(Refused):

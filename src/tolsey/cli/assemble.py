@@ -1,23 +1,32 @@
 """From a Config to the parts of a gateway."""
 
+import hmac
 import itertools
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tolsey.config import Config
 from tolsey.config import Route as RouteConfig
+from tolsey.config_payment import Payment
 from tolsey.errors import ConfigError, LedgerMissing, LedgerRefused
+from tolsey.gateway.desk import Desk
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
 from tolsey.model_prices import KnownModels
 from tolsey.pricing.llm import MAX_BODY
 from tolsey.pricing.tariff import Tariff
+from tolsey.store.book import Book
 from tolsey.store.contract import Ledger
 from tolsey.store.embedded import EmbeddedLedger
-from tolsey.store.keyring import Keyring, check_ledger
+from tolsey.store.invoices import Invoicer, Patient
+from tolsey.store.keyring import Keyring, LiveKeyring, check_ledger
+from tolsey.store.lightning_fake import FakeNode
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
+from tolsey.token.chain import L402
+from tolsey.token.verifier import Verifier
 
 if TYPE_CHECKING:
     from tolsey.gateway.telemetry import Telemetry
@@ -51,10 +60,57 @@ def routes_of(config: Config) -> Routes:
                 route.max_body,
                 route.timeout or upstreams[route.upstream].timeout,
                 route.max_duration,
+                route.offers,
             )
             for route in config.routes
         ]
     )
+
+
+def desk_of(
+    config: Config, keys: LiveKeyring, book: Book, *, now: Callable[[], int], tell: Callable[[str | None], None]
+) -> Desk | None:
+    """The pay desk of a config, None where it takes no payments. `tell` is told why the node is away, and None when it
+    is back. Raises `ConfigError` where what it needs is not installed.
+    """
+    payment = config.payment
+    if payment is None:
+        return None
+    keys.keyring.with_key(L402)
+    invoicer: Invoicer
+    if payment.backend == "fake":
+        invoicer = FakeNode(hmac.digest(keys.keyring.current(L402)[1], b"fake payments", "sha256"))
+    else:
+        invoicer = Patient(_node(config, payment), tell)
+    return Desk(
+        offers=payment.offers,
+        rates=payment.rates,
+        verifier=Verifier(L402, lambda key_id: keys.derived(L402, key_id, time.time_ns()), config.limits),
+        key=lambda: keys.keyring.current(L402),
+        invoicer=invoicer,
+        book=book,
+        challenges=payment.challenges,
+        seconds=payment.invoice_expiry,
+        aperture=payment.aperture,
+        service=payment.service,
+        now=now,
+    )
+
+
+def _node(config: Config, payment: Payment) -> Invoicer:
+    """The node that draws invoices."""
+    file = str(config.file)
+    try:
+        from tolsey.store.lightning import NODES
+    except ImportError:
+        raise ConfigError("needs httpx: pip install 'tolsey[httpx]'", file=file, key="payment.backend") from None
+    ca = None if payment.ca is None else os.fspath(payment.ca)
+    try:
+        return NODES[payment.backend](payment.url, payment.secret.reveal(), seconds=payment.timeout, ca=ca)
+    except OSError as error:
+        raise ConfigError(
+            f"{ca} cannot be used: {error.strerror or error}", file=file, key="payment.certificate"
+        ) from None
 
 
 def _tariff(route: RouteConfig, models: KnownModels) -> Tariff:

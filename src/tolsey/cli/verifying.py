@@ -39,22 +39,28 @@ def verify(
 ) -> None:
     """Say whether a token is genuine, and what it may do here.
 
-    Shows its Links and caveats with their prefix ids, and the accounts that its calls are charged to. With --path, says
+    Shows its Links and caveats with their prefix ids, and the accounts that its calls are charged to; of a paid token
+    also what it was sold for, and with `<macaroon>:<preimage>` whether it is paid. With --path, says
     also whether a call would be cleared now, what it would cost, and which accounts would be charged: exit status 1 if
     it would be refused. Nothing is charged, and whether the money is there is not looked at.
     """
     from tolsey.cli.place import read_keyring
-    from tolsey.token.chain import CAPABILITY
+    from tolsey.token.chain import CAPABILITY, L402
     from tolsey.token.delegation import inspection
+    from tolsey.token.l402 import check_preimage, read_credential, read_identifier
     from tolsey.token.macaroon import Macaroon
     from tolsey.token.verifier import Verifier
 
     if path is None and (method is not None or peer):
         raise UsageError("--method and --peer describe a call: they need --path")
-    text = read_token(token)
+    text, colon, _ = (whole := read_token(token)).partition(":")
     config, keyring = read_keyring(file)
-    chain = Verifier(CAPABILITY, partial(keyring.derived, CAPABILITY), config.limits).verify(text)
     macaroon, *discharges = Macaroon.deserialize_all(text)
+    kind = CAPABILITY if read_identifier(macaroon.identifier) is None else L402
+    chain = Verifier(kind, partial(keyring.derived, kind), config.limits).verify(text)
+    payment = chain.identifier.payment
+    if payment is not None and colon:
+        check_preimage(read_credential(whole).preimage, payment.hash)
     found = inspection(macaroon, discharges)
     caveats = [str(caveat) for caveat in macaroon.caveats]
     accounts = list(chain.accounts())
@@ -67,6 +73,7 @@ def verify(
         "caveats": [{"caveat": t, "prefix_id": p} for t, p in zip(caveats, chain.prefix_ids[1:], strict=True)],
         "accounts": [_account(account) for account in accounts],
         "problems": list(found.problems),
+        "payment": None if payment is None else {"hash": payment.hash, "sat": str(payment.sat), "proved": bool(colon)},
     }
     outcome = None if path is None else _try(config, chain, method or "GET", path, peer)
     if isinstance(outcome, dict):
@@ -74,6 +81,9 @@ def verify(
 
     def human() -> None:
         _show(chain, caveats, accounts)
+        if payment is not None:
+            proof = "its preimage is right" if colon else "whether it was paid only its preimage can tell"
+            print(f"It was sold for {payment.sat} sat, payment hash {payment.hash}; {proof}.")
         for problem in found.problems:
             warn(f"every call is refused: {problem}")
         if isinstance(outcome, dict):
@@ -94,6 +104,7 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
     from tolsey.call import Call, path_fault, query_fault
     from tolsey.cli.assemble import routes_of
     from tolsey.gateway.routes import Mode
+    from tolsey.l402.offers import is_for
     from tolsey.token.chain import clear
 
     path, _, query = target.partition("?")
@@ -111,6 +122,8 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
     clearance = clear(chain, made)
     if isinstance(clearance, Refusal):
         return clearance
+    if not is_for(chain, route.offers):
+        return Refusal("caveat_refused", "what was paid for is not offered on this route")
     if route.tariff is None:
         return Refusal("unpriceable", "the route has no price")
     chosen = route.tariff.choose(made, ())

@@ -23,11 +23,12 @@ import msgspec
 import uvloop
 
 from tolsey.cli import logs
-from tolsey.cli.assemble import hold_ids, reopen_ledger, routes_of, telemetry_of
+from tolsey.cli.assemble import desk_of, hold_ids, reopen_ledger, routes_of, telemetry_of
 from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.counting import FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS, Counts
+from tolsey.gateway.desk import Desk
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.server import HttpServer
@@ -124,12 +125,15 @@ class Worker:
         self._counts = Counts()
         self._gateway: Gateway
         self._told: str | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     def _read(self, message: Message) -> tuple[Config, int]:
         return parse(message.config.encode("utf-8"), self._file, os.environ), message.number
 
     def _forget(self) -> None:
         self._passage.verifier.memory.forget()
+        if self._passage.desk is not None:
+            self._passage.desk.verifier.memory.forget()
 
     async def start(self) -> Gateway:
         """Open the ledger as a new owner and put the gateway together."""
@@ -151,6 +155,7 @@ class Worker:
             new_hold=hold_ids(owner),
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",
+            desk=self._desk(config),
             agents=config.agents,
         )
         self._telemetry = telemetry_of(config, owner, self._complain)
@@ -171,6 +176,18 @@ class Worker:
     def _complain(self, about: str) -> None:
         self._log.warning("telemetry is not sent", error=about)
 
+    def _desk(self, config: Config) -> Desk | None:
+        def tell(problem: str | None) -> None:
+            if problem is None:
+                self._log.info("the payment node is back")
+            else:
+                self._log.warning("the payment node is away; paid tokens go on, challenges do not", problem=problem)
+
+        return desk_of(config, self._keys, self._book, now=self._ledger.time, tell=tell)
+
+    def _close_desk(self, desk: Desk) -> None:
+        self._closing = asyncio.get_running_loop().create_task(desk.invoicer.close())
+
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
         self._gateway.hand_on()
@@ -181,6 +198,8 @@ class Worker:
             self._log.warning("settled late", holds=left)
         self._gateway.hand_on()
         self._calls.flush()
+        if self._passage.desk is not None:
+            await self._passage.desk.invoicer.close()
         self._tell_counts()
         if self._telemetry is not None:
             self._telemetry.close()
@@ -214,6 +233,7 @@ class Worker:
     def _reload(self, message: Message) -> None:
         try:
             config, number = self._read(message)
+            new_desk = self._desk(config)
         except TolseyError as error:
             self._log.error("the new config is refused; the old one goes on", error=str(error))
             return
@@ -223,6 +243,10 @@ class Worker:
         self._passage.disclose_chain = config.server.disclose == "chain"
         self._passage.agents = config.agents
         self._ledger.config = number
+        desk, self._passage.desk = self._passage.desk, new_desk
+        if desk is not None:
+            # A challenge under way still has its answer.
+            asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._close_desk, desk)
         for upstream in before:
             # Calls under way go on over it; a connection closes when its call is over.
             upstream.close()

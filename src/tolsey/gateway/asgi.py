@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from tolsey.call import path_fault, query_fault
 from tolsey.errors import Refusal
 from tolsey.gateway.client import Client, Receive, Send, Watch
-from tolsey.gateway.messages import Request
 from tolsey.gateway.own import OWN_PREFIX, answer_own
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.record import CallRecord
-from tolsey.gateway.trace import read_trace
+from tolsey.gateway.request import read_request
+from tolsey.gateway.shop import answer_shop, is_shop
 
 BATCH: Final = 64
 """How many calls that are over are handed on together: one by one it would cost each of them three times as much."""
@@ -71,12 +70,15 @@ class Gateway:
             record, has_body = CallRecord(at, began, scope["method"]), True
         else:
             record, has_body = CallRecord(at, began, request.method, request.path, request.trace), request.size != 0
-        client = Client(self._watch, receive, send, record, has_body=has_body)
+        client = Client(self._watch, receive, send, record, has_body=has_body, marks=passage.marks)
         if self._begun is not None:
             self._begun(record)
         try:
             if isinstance(request, Refusal):
                 await client.refuse(request)
+            elif is_shop(passage.desk, request.path):
+                record.own = True
+                await answer_shop(passage, request, client)
             elif request.path.startswith(OWN_PREFIX):
                 record.own = True
                 await answer_own(passage, request, client)
@@ -88,47 +90,3 @@ class Gateway:
         finally:
             client.done()
             self._end(record)
-
-
-def read_request(scope: dict[str, Any]) -> Request | Refusal:
-    """Read a request's head, or say what is wrong with it."""
-    raw: bytes = scope["raw_path"]
-    query: bytes = scope["query_string"]
-    fault = path_fault(raw)
-    if fault is not None:
-        return Refusal("path_invalid", f"the path is refused: {fault}")
-    fault = query_fault(query)
-    if fault is not None:
-        return Refusal("path_invalid", f"the request target is refused: {fault}")
-    size: int | None = 0
-    hosts = []
-    traced = False
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if not value.isdigit() or len(value) > 18:
-                return Refusal("request_invalid", "the Content-Length is not a number")
-            size = int(value)
-        elif name == b"transfer-encoding":
-            if scope["http_version"] == "1.0":
-                return Refusal("request_invalid", "HTTP/1.0 has no Transfer-Encoding")
-            size = None
-        elif name == b"host":
-            hosts.append(value)
-        elif name == b"traceparent":
-            traced = True
-        elif name == b"upgrade" and value.strip().lower() != b"h2c":
-            return Refusal("request_invalid", "upgrading the connection is not supported")
-    if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):
-        return Refusal("request_invalid", "a request has one Host header")
-    client = scope.get("client")
-    return Request(
-        scope["method"],
-        raw.decode("ascii"),
-        query.decode("ascii"),
-        scope["headers"],
-        client[0] if client else "",
-        scope["scheme"],
-        hosts[0] if hosts else b"",
-        size,
-        read_trace(scope["headers"]) if traced else None,
-    )

@@ -6,7 +6,7 @@ says why.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ class Client:
 
     `record` is that of its call: what passes here is counted in it. `timeout` is how many seconds of silence are borne
     on either side, once `wait_for` was called: before that it is the ledger that is waited for, which has a limit of
-    its own.
+    its own. `marks` are headers of every response.
     """
 
     __slots__ = (
@@ -86,6 +86,7 @@ class Client:
         "_watch",
         "_watcher",
         "cut",
+        "marks",
         "max_duration",
         "record",
         "recorder",
@@ -93,7 +94,16 @@ class Client:
         "timeout",
     )
 
-    def __init__(self, watch: "Watch", receive: Receive, send: Send, record: CallRecord, *, has_body: bool) -> None:
+    def __init__(
+        self,
+        watch: "Watch",
+        receive: Receive,
+        send: Send,
+        record: CallRecord,
+        *,
+        has_body: bool,
+        marks: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
         self._receive = receive
         self._send = send
         self._watch = watch
@@ -105,6 +115,7 @@ class Client:
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
         self.record = record
+        self.marks = marks
         self.timeout = self.max_duration = MAX_DURATION_SECONDS
         self.recorder: Recorder | None = None
         self.started = False
@@ -195,6 +206,7 @@ class Client:
         self.record.answered = status
         if self.recorder is not None:
             self.recorder.start(status, headers)
+        headers.extend(self.marks)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, piece: bytes, *, more: bool) -> None:
@@ -215,13 +227,19 @@ class Client:
         if self.recorder is not None:
             self.recorder.start(status, headers)
             self.recorder.piece(body, more=False)
+        headers.extend(self.marks)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def refuse(self, refusal: Refusal, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        """Send a refusal as a whole response."""
+    async def refuse(
+        self,
+        refusal: Refusal,
+        extra: tuple[tuple[bytes, bytes], ...] = (),
+        members: Mapping[str, object] | None = None,
+    ) -> None:
+        """Send a refusal as a whole response, with `extra` headers and further `members` of its document."""
         self.record.refusal = refusal
-        status, headers, body = problems.response(refusal)
+        status, headers, body = problems.response(refusal, members)
         headers.extend(extra)
         await self.whole(status, headers, body)
 

@@ -7,6 +7,7 @@ from typing import Final
 from tolsey.errors import Refusal, TokenError
 from tolsey.gateway.trace import Trace
 from tolsey.token.caveats import Network
+from tolsey.token.l402 import SCHEMES, Presented, read_credential
 from tolsey.token.macaroon import Macaroon
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -47,9 +48,9 @@ _DROPPED_PREFIXES_UP: Final = (b"tolsey-", b"x-forwarded-")
 _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
-def credential(headers: Headers) -> str | Refusal:
-    """The token that a request carries, or why there is not exactly one."""
-    found: str | None = None
+def credential(headers: Headers) -> str | Presented | Refusal:
+    """The token that a request carries, or why there is not exactly one. One under L402's scheme is a paid one."""
+    found: str | Presented | Refusal | None = None
     count = 0
     for name, value in headers:
         if name in _CREDENTIALS:
@@ -59,12 +60,21 @@ def credential(headers: Headers) -> str | Refusal:
                 found = text
             else:
                 scheme, _, rest = text.partition(" ")
-                found = rest.strip() if scheme.lower() == "bearer" else None
+                found = _of_scheme(scheme.lower(), rest.strip())
     if count > 1:
         return Refusal("credentials_ambiguous", "send one credential: Authorization or X-Api-Key, once")
     if found is None:
         return Refusal("token_missing", "send a token as 'Authorization: Bearer …' or 'X-Api-Key: …'")
     return found
+
+
+def _of_scheme(scheme: str, rest: str) -> str | Presented | Refusal | None:
+    if scheme in SCHEMES:
+        try:
+            return read_credential(rest)
+        except TokenError as error:
+            return Refusal(error.code, error.detail)
+    return rest if scheme == "bearer" else None
 
 
 def joined(headers: Headers, name: bytes) -> str:
@@ -79,7 +89,7 @@ def is_ours(name: bytes, value: bytes) -> bool:
         return True
     if name == b"authorization":
         scheme, _, text = text.partition(" ")
-        if scheme.lower() in ("l402", "lsat"):
+        if scheme.lower() in SCHEMES:
             return True
     text = text.strip()
     if text.startswith("tolsey"):

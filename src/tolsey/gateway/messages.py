@@ -1,4 +1,4 @@
-"""What goes up and what comes down: a call's request for the upstream, and the headers of its answer."""
+"""What goes up and what comes down: a call's request for the upstream, and its answer."""
 
 from typing import Final
 
@@ -11,32 +11,17 @@ from tolsey.gateway.client import Client
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Instead
+from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route
-from tolsey.gateway.trace import Trace
-from tolsey.gateway.upstream import Exchange
+from tolsey.gateway.upstream import WHOLE_BYTES, Exchange
 from tolsey.ledger.events import Claim, Granted
 from tolsey.pricing.tariff import Quote
 from tolsey.token.chain import Chain, Charge
+from tolsey.token.tags import write_tags
 from tolsey.units import format_nano
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
-
-
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """A request's head. `path` and `query` are raw and canonical; `size` is the announced body in bytes, None if there
-    is a body of unknown size, 0 if there is none.
-    """
-
-    method: str
-    path: str
-    query: str
-    headers: header_rules.Headers
-    socket_peer: str
-    scheme: str
-    host: bytes
-    size: int | None
-    trace: Trace | None = None
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
@@ -111,6 +96,29 @@ def headers_down(
     return headers
 
 
+async def send_down(
+    client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]], meter: Meter | None
+) -> None:
+    """Send the answer to the client, as it comes."""
+    if client.record.method == "HEAD" or exchange.status in (204, 304):
+        if meter is not None:
+            meter.usage.end()
+        await client.whole(exchange.status, headers, b"")
+        return
+    if exchange.length is not None and exchange.length <= WHOLE_BYTES:
+        whole = await exchange.whole()
+        if meter is not None:
+            whole = await meter.body(whole) + meter.usage.end()
+        await client.whole(exchange.status, headers, whole)
+        return
+    await client.start(exchange.status, headers)
+    # The head goes out with the first piece, and that of a stream may be long in coming.
+    await client.send(b"", more=True)
+    while (piece := await exchange.chunk()) is not None:
+        await client.send(piece if meter is None else await meter.body(piece), more=True)
+    await client.send(b"" if meter is None else meter.usage.end(), more=False)
+
+
 def money(nano: int, cleared: Cleared) -> str:
     """An amount in the unit of a call's price."""
     return f"{format_nano(nano)} {cleared.quote.price.unit}"
@@ -124,3 +132,9 @@ def hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
 def too_large(limit: int) -> Refusal:
     """The refusal of a request body of more than `limit` bytes."""
     return Refusal("body_too_large", f"this route takes a body of at most {limit} bytes")
+
+
+def note_of(record: CallRecord) -> str:
+    """What an entry says of a call: what it was, and its tags."""
+    tags = f" #{write_tags(record.tags)}" if record.tags else ""
+    return f"{record.method} {record.path[:200]}{tags}"

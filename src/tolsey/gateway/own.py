@@ -8,8 +8,8 @@ from tolsey.call import Call
 from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client
-from tolsey.gateway.messages import Request
 from tolsey.gateway.passage import Passage
+from tolsey.gateway.request import Request
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.windows import window
 from tolsey.token.caveats import Expires, format_time
@@ -28,7 +28,12 @@ async def answer_own(passage: Passage, request: Request, client: Client) -> None
     if isinstance(found, Refusal):
         await client.refuse(found)
         return
-    body = msgspec.json.encode(found)
+    await send_json(client, found)
+
+
+async def send_json(client: Client, document: object) -> None:
+    """Answer with a JSON document that is never cached."""
+    body = msgspec.json.encode(document)
     await client.whole(
         200,
         [
@@ -40,30 +45,47 @@ async def answer_own(passage: Passage, request: Request, client: Client) -> None
     )
 
 
+async def read_balance(passage: Passage, request: Request) -> dict[str, object] | Refusal:
+    """What the holder of a token may know of its accounts."""
+    chain = _shown(passage, request)
+    if isinstance(chain, Refusal):
+        return chain
+    try:
+        balances = await passage.book.balances(chain.accounts())
+    except LedgerUnavailable as error:
+        return Refusal("ledger_unavailable", error.detail)
+    return _balance(chain, balances, passage.disclose_chain, passage.now())
+
+
+def _shown(passage: Passage, request: Request) -> Chain | Refusal:
+    """The verified token of a request that asks about it."""
+    token = header_rules.credential(request.headers)
+    if isinstance(token, Refusal):
+        return token
+    try:
+        chain = passage.verify(token)
+    except TokenError as error:
+        return Refusal(error.code, error.detail)
+    peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
+    return clear_showing(chain, Call(request.method, request.path, request.query, peer, passage.now())) or chain
+
+
 async def _find(passage: Passage, request: Request) -> dict[str, object] | Refusal:
     path = request.path
     if path != OWN_PREFIX + "balance" and not path.startswith(_HOLDS):
         return Refusal("route_missing", "no such path of the gateway's own")
     if request.method not in ("GET", "HEAD"):
         return Refusal("method_not_allowed", "this can only be read", allow=("GET", "HEAD"))
-    token = header_rules.credential(request.headers)
-    if isinstance(token, Refusal):
-        return token
+    if not path.startswith(_HOLDS):
+        return await read_balance(passage, request)
+    chain = _shown(passage, request)
+    if isinstance(chain, Refusal):
+        return chain
     try:
-        chain = passage.verifier.verify(token)
-        peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
-        refusal = clear_showing(chain, Call(request.method, path, request.query, peer, passage.now()))
-        if refusal is not None:
-            return refusal
-        if path.startswith(_HOLDS):
-            hold = await passage.book.hold(path.removeprefix(_HOLDS))
-            return _hold(chain, hold)
-        balances = await passage.book.balances(chain.accounts())
-    except TokenError as error:
-        return Refusal(error.code, error.detail)
+        hold = await passage.book.hold(path.removeprefix(_HOLDS))
     except LedgerUnavailable as error:
         return Refusal("ledger_unavailable", error.detail)
-    return _balance(chain, balances, passage.disclose_chain, passage.now())
+    return _hold(chain, hold)
 
 
 def _hold(chain: Chain, hold: Hold | None) -> dict[str, object] | Refusal:

@@ -14,19 +14,22 @@ from typing import Final
 import msgspec
 
 from tolsey.call import Call
-from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError
+from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError, TokenForged
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
+from tolsey.gateway.desk import Desk, take_payment
 from tolsey.gateway.log import CallLog
-from tolsey.gateway.messages import Cleared, Request, headers_down, hold_header, request_up, too_large
+from tolsey.gateway.messages import Cleared, headers_down, hold_header, note_of, request_up, send_down, too_large
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.record import CallRecord, llm_call
 from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
+from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route, Routes
-from tolsey.gateway.upstream import WHOLE_BYTES, Broken, Exchange, NotSent
+from tolsey.gateway.upstream import Broken, Exchange, NotSent
+from tolsey.l402.offers import is_for
 from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Settle, Void
 from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
@@ -34,7 +37,8 @@ from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
 from tolsey.token.caveats import SECOND, Network
 from tolsey.token.chain import Chain, Charge, clear
-from tolsey.token.tags import tags_of, write_tags
+from tolsey.token.l402 import Presented
+from tolsey.token.tags import tags_of
 from tolsey.token.verifier import Verifier
 from tolsey.units import Amount
 
@@ -58,6 +62,7 @@ class Passage:
         trusted_proxies: Sequence[Network] = (),
         disclose_chain: bool = True,
         agents: Sequence[str] = (),
+        desk: Desk | None = None,
     ) -> None:
         self.routes = routes
         self.verifier = verifier
@@ -68,6 +73,12 @@ class Passage:
         self.trusted_proxies = trusted_proxies
         self.disclose_chain = disclose_chain
         self.agents = agents
+        self.desk = desk
+
+    @property
+    def marks(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers of every response."""
+        return () if self.desk is None else self.desk.marks
 
     async def serve(self, request: Request, client: Client) -> None:
         """Take one call through, and answer it."""
@@ -94,17 +105,33 @@ class Passage:
 
         cleared = await self._decide(request, client, route, route.tariff, call)
         if isinstance(cleared, Refusal):
-            await client.refuse(cleared)
+            await self._refuse(cleared, request, client, route, call)
             return
-        granted = await self._reserve(cleared, route, record) if any(cleared.charge) else None
+        granted = await self._reserve(cleared, route, record)
         if isinstance(granted, Refusal):
             self._log.refused(granted)
-            await client.refuse(granted)
+            await self._refuse(granted, request, client, route, call)
             return
         if isinstance(granted, Repeated):
             record.replayed = await answer(granted.claimed, granted.claim, client, route.max_body)
             return
         await self._forward(request, client, route, call, cleared, granted)
+
+    async def _refuse(self, refusal: Refusal, request: Request, client: Client, route: Route, call: Call) -> None:
+        """Refuse a call; where the route has offers, by what there is to be paid, if that would help."""
+        if self.desk is None or not route.offers:
+            await client.refuse(refusal)
+            return
+        answer = await self.desk.answer(refusal, route, call, request.headers, request.size)
+        await client.refuse(answer.refusal, answer.headers, answer.members)
+
+    def verify(self, credential: str | Presented) -> Chain:
+        """Verify a token, of whichever kind. Raises `TokenError`."""
+        if isinstance(credential, str):
+            return self.verifier.verify(credential)
+        if self.desk is None:
+            raise TokenForged("no payments are taken here")
+        return self.desk.verify(credential)
 
     async def _decide(
         self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call
@@ -119,7 +146,7 @@ class Passage:
         if isinstance(asked, Refusal):
             cleared = asked
         else:
-            cleared = self._price(chain, request, client.record, call, tariff, chosen, asked)
+            cleared = self._price(chain, route.offers, request, client.record, call, tariff, chosen, asked)
         if isinstance(cleared, Refusal):
             self._log.refused(cleared)
         return cleared
@@ -147,7 +174,10 @@ class Passage:
             if isinstance(chain, Refusal):
                 cleared = chain
             else:
-                cleared = self._price(chain, request, record, call, tariff, chosen, asked)
+                cleared = self._price(chain, route.offers, request, record, call, tariff, chosen, asked)
+                if isinstance(cleared, Cleared):
+                    # Else observing would open the account that the payment is to open.
+                    cleared = await take_payment(self.desk, chain) or cleared
             quote = chosen if isinstance(chosen, Refusal) else tariff.quote(chosen, request.size, asked)
         going: Cleared | None = None
         if isinstance(cleared, Cleared):
@@ -168,7 +198,7 @@ class Passage:
         if isinstance(token, Refusal):
             return token
         try:
-            chain = self.verifier.verify(token)
+            chain = self.verify(token)
         except TokenError as error:
             record.unknown_key = isinstance(error, KeyUnknown)
             return Refusal(error.code, error.detail)
@@ -201,6 +231,7 @@ class Passage:
     def _price(
         self,
         chain: Chain,
+        offers: Sequence[str],
         request: Request,
         record: CallRecord,
         call: Call,
@@ -213,6 +244,8 @@ class Passage:
         clearance = clear(chain, call)
         if isinstance(clearance, Refusal):
             return clearance
+        if not is_for(chain, offers):
+            return Refusal("caveat_refused", "what was paid for is not offered on this route")
         if chain.tags:
             tags = tags_of(chain, header_rules.joined(request.headers, b"tolsey-tag"))
             if isinstance(tags, Refusal):
@@ -236,15 +269,18 @@ class Passage:
             claim = claim_of(key, scope, request.method, request.path, request.query, request.headers)
         return Cleared(call, chain, quote, charge, claim)
 
-    async def _reserve(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal:
-        """Step 6. When this returns Granted, the hold is on disk."""
+    async def _reserve(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal | None:
+        """Step 6. When this returns Granted, the hold is on disk; None where there is nothing to hold."""
+        unpaid = None if cleared.chain is None else await take_payment(self.desk, cleared.chain)
+        if unpaid is not None or not any(cleared.charge):
+            return unpaid
         hold = self._new_hold(record.at)
         accounts, counters, rates = cleared.charge
         event = Reserve(
             hold,
             accounts,
             cleared.quote.amount.nano if accounts else 0,
-            _note(record),
+            note_of(record),
             counters,
             rates,
             cleared.claim,
@@ -300,7 +336,7 @@ class Passage:
                 elif cleared is not None:
                     record.charge(cleared.quote.cost(exchange.status).nano, cleared.quote.price.unit)
                 headers = headers_down(route, exchange, record, cleared, granted, disclose_chain=self.disclose_chain)
-                await self._body(client, exchange, headers, meter)
+                await send_down(client, exchange, headers, meter)
                 record.note = str(exchange.status)
         except NotSent as error:
             record.note = error.detail
@@ -331,27 +367,6 @@ class Passage:
                 # The head is out, so the only honest sign left is a response that visibly breaks off.
                 raise ConnectionAbortedError(record.note)
             await client.refuse(refusal, hold_header(record))
-
-    async def _body(
-        self, client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]], meter: Meter | None
-    ) -> None:
-        if client.record.method == "HEAD" or exchange.status in (204, 304):
-            if meter is not None:
-                meter.usage.end()
-            await client.whole(exchange.status, headers, b"")
-            return
-        if exchange.length is not None and exchange.length <= WHOLE_BYTES:
-            whole = await exchange.whole()
-            if meter is not None:
-                whole = await meter.body(whole) + meter.usage.end()
-            await client.whole(exchange.status, headers, whole)
-            return
-        await client.start(exchange.status, headers)
-        # The head goes out with the first piece, and that of a stream may be long in coming.
-        await client.send(b"", more=True)
-        while (piece := await exchange.chunk()) is not None:
-            await client.send(piece if meter is None else await meter.body(piece), more=True)
-        await client.send(b"" if meter is None else meter.usage.end(), more=False)
 
     def _meter(self, client: Client, cleared: Cleared | None, granted: Granted | None) -> Meter | None:
         """The meter of a call whose cost is not known before its end."""
@@ -417,7 +432,7 @@ class Passage:
         accounts, counters, rates = cleared.charge
         hold = self._new_hold(record.at)
         held = quote.amount.nano if accounts else 0
-        record.observe = Observe(hold, accounts, held, cost, _note(record), counters, rates, record.observed or "")
+        record.observe = Observe(hold, accounts, held, cost, note_of(record), counters, rates, record.observed or "")
 
 
 GRACE_SECONDS: Final = 60
@@ -425,12 +440,6 @@ GRACE_SECONDS: Final = 60
 
 _LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
 """Which kind of upstream error it is to be cut."""
-
-
-def _note(record: CallRecord) -> str:
-    """What an entry says of a call: what it was, and its tags."""
-    tags = f" #{write_tags(record.tags)}" if record.tags else ""
-    return f"{record.method} {record.path[:200]}{tags}"
 
 
 def _uncancel() -> None:

@@ -1,5 +1,6 @@
 """A Refusal as an RFC 9457 problem document. Nothing else turns a refusal into HTTP."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -37,9 +38,11 @@ def members(refusal: Refusal) -> dict[str, object]:
     return found
 
 
-def response(refusal: Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body."""
-    body = msgspec.json.encode(members(refusal))
+def response(
+    refusal: Refusal, more: Mapping[str, object] | None = None
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body; `more` are further members of the document."""
+    body = msgspec.json.encode({**members(refusal), **(more or {})})
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode("ascii")),

@@ -25,7 +25,8 @@ class Mode(StrEnum):
 class Route:
     """One route. `tariff` is None on a public route; `max_body` is in bytes, None for no limit.
 
-    `timeout` is how many seconds of silence a call bears, `max_duration` how many it may take in all.
+    `timeout` is how many seconds of silence a call bears, `max_duration` how many it may take in all. `offers` are the
+    names of what a stranger may pay for here.
     """
 
     pattern: Pattern
@@ -36,6 +37,7 @@ class Route:
     max_body: int | None = None
     timeout: float = 60.0
     max_duration: float = MAX_DURATION_SECONDS
+    offers: tuple[str, ...] = ()
     labels: tuple[str, str] = field(init=False, repr=False, compare=False)
     """Pattern and mode, under which its calls are counted."""
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Extend, Granted, Kind, Late, Observe, Outcome, Reserve, Settle, Void
+from tolsey.ledger.events import Extend, Granted, Kind, Late, Observe, Outcome, Pay, Reserve, Settle, Void
 from tolsey.store.contract import Ledger, TallyRow
 from tolsey.token.chain import Account
 
@@ -54,7 +54,7 @@ class Book:
         self._ledger = ledger
         self._new_owner = new_owner
         self._committed = committed
-        self._reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]] = []
+        self._reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]] = []
         self._resolutions: list[Settle | Void] = []
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._observed: list[tuple[Observe, Callable[[Outcome | None], object]]] = []
@@ -73,8 +73,8 @@ class Book:
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="ledger")
 
-    async def reserve(self, event: Reserve | Extend) -> Outcome:
-        """Hold an amount, or more of it. Returns Granted or why not; raises `LedgerUnavailable`.
+    async def reserve(self, event: Reserve | Extend | Pay) -> Outcome:
+        """Hold an amount, or more of it, or take a payment. Returns Granted or why not; raises `LedgerUnavailable`.
 
         If the caller is cancelled meanwhile and the hold is granted all the same, it is voided.
         """
@@ -239,7 +239,7 @@ class Book:
         self,
         outcomes: list[Outcome],
         resolutions: list[Settle | Void],
-        reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]],
     ) -> None:
         self.holds.difference_update([event.hold for event in resolutions])
         for (event, future), outcome in zip(reserves, outcomes[len(resolutions) :], strict=True):
@@ -255,7 +255,7 @@ class Book:
             if isinstance(outcome, Late) and outcome.kind is Kind.EXPIRE and outcome.owner == mine:
                 self._expired = True
 
-    def _give_back(self, event: Reserve | Extend, outcome: Outcome) -> None:
+    def _give_back(self, event: Reserve | Extend | Pay, outcome: Outcome) -> None:
         """Void what was granted to a caller that has gone. An extension is left to the settle of its hold."""
         if isinstance(event, Reserve) and isinstance(outcome, Granted):
             self.resolve(Void(outcome.hold, "the caller went away before the call was sent"))
@@ -264,7 +264,7 @@ class Book:
         self,
         error: Exception,
         resolutions: list[Settle | Void],
-        reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]],
         reads: Sequence[tuple[object, asyncio.Future[Any]]],
     ) -> None:
         """Nothing of the group counts as done. What may have reached the disk unseen is voided under its id."""
@@ -287,7 +287,7 @@ class Book:
     def _refuse(
         self,
         detail: str,
-        reserves: list[tuple[Reserve | Extend, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]],
         reads: Sequence[tuple[object, asyncio.Future[Any]]],
     ) -> None:
         for _, future in (*reserves, *reads):
