@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "migrate": "tolsey.cli.copying",
     "compact": "tolsey.cli.compacting",
     "keys": "tolsey.cli.keys",
+    "fetch": "tolsey.cli.fetching",
+    "payments": "tolsey.cli.payments",
     "demo": "tolsey.cli.running",
 }
 """The module of each command, in the order of the help."""

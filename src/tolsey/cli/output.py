@@ -30,24 +30,30 @@ TITLES: Final[Mapping[str, str]] = {
     "amount_invalid": "The amount cannot be read",
     "caveat_invalid": "The caveat cannot be read",
     "caveat_wider": "The caveat is wider than its parent",
+    "challenge_refused": "The challenge is not paid",
     "config_invalid": "The config cannot be used",
     "directory_refused": "The directory cannot be used",
+    "fetch_failed": "The call failed",
     "file_unusable": "A file cannot be used",
     "grant_refused": "This cannot be granted",
     "hold_refused": "This cannot be done with the hold",
     "hold_unknown": "No such hold",
+    "httpx_missing": "HTTP cannot be spoken here",
     "keyring_invalid": "The keyring cannot be used",
     "ledger_differs": "The ledger does not add up",
     "ledger_refused": "This ledger must not be used",
     "parquet_missing": "Parquet cannot be written here",
     "pattern_invalid": "The pattern cannot be read",
+    "payment_failed": "The payment failed",
+    "payment_unknown": "The payment is not certain",
+    "purses_invalid": "The purses cannot be used",
     "time_invalid": "The time cannot be read",
     "url_invalid": "The URL cannot be used",
     "usage": "The command line is not valid",
 }
 """Titles of the codes that only the command line has."""
 
-_TOKEN = re.compile(r"(?:tolsey_|Ag[EI]|MDA)[A-Za-z0-9_+/=,-]{16,}|[A-Za-z0-9_+=,-]{40,}", re.ASCII)
+_TOKEN = re.compile(r"(?:tolsey_|Ag[EIJ]|MDA)[A-Za-z0-9_+/=,:-]{16,}|[A-Za-z0-9_+=,:-]{40,}", re.ASCII)
 """What may be a token: by its first bytes, or a long word that is no path."""
 
 
