@@ -9,7 +9,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-examples proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow test-lightning test-examples proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +21,13 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow and not examples" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples" $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
+test-lightning: setup ## real payments between two lnd nodes, by other people's clients too; builds lnd once, needs Go
+	@$(BIN)/python -m pytest -q -m lightning $(ARGS)
 test-examples: setup examples/$(VENV)/.locked ## run examples/ against a local gateway and local providers
 	@$(BIN)/python -m pytest -q -rP tests/test_examples.py $(ARGS)
 
