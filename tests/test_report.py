@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tolsey.call import parse_pattern
+from tolsey.call import MAX_PATTERN, parse_pattern
 from tolsey.ledger.proposals import LONGEST_LABEL, Proposal, Proposals, label_of, round_up
 from tolsey.ledger.report import DIMENSIONS, Group, Groups, percentile, read_dimensions
 from tolsey.ledger.tallies import BUCKETS_MS, MAX_TEXT, OTHER, Counts, TallyKey
@@ -227,7 +227,7 @@ def test_scopes() -> None:
     [
         ("/*", "/*/items", "/*/items"),
         ("/a/b,", "/a/*", "/a/*"),
-        ("/a/" + "b" * MAX_TEXT, "/a/*", "/a/*"),
+        ("/a/" + "b" * MAX_PATTERN, "/a/*", "/a/*"),
         ("/a/ü", "/a/*", "/a/*"),
         ("/a/b%20c'", "/a/*", "/a/b%20c'"),
     ],

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "verify": "tolsey.cli.verifying",
     "price": "tolsey.cli.pricing",
     "trail": "tolsey.cli.books",
+    "report": "tolsey.cli.reporting",
     "fsck": "tolsey.cli.books",
     "holds": "tolsey.cli.holds",
     "void": "tolsey.cli.holds",

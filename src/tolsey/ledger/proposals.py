@@ -182,11 +182,9 @@ def _scope(paths: dict[str, str]) -> tuple[str, ...]:
 
 
 def _pattern(path: str, route: str) -> Pattern | None:
-    """The pattern of a path. It is the route's where that is narrower, or where the path was cut or cannot be written
-    in a caveat.
-    """
+    """The pattern of a path. It is the route's where that is narrower, or where a caveat cannot hold the path."""
     mine, whole = _read(path), _read(route)
-    if mine is None or len(path) >= MAX_TEXT or path.endswith(",") or (whole is not None and whole.within(mine)):
+    if mine is None or path.endswith(",") or (whole is not None and whole.within(mine)):
         return whole
     return mine
 
