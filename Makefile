@@ -21,7 +21,7 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples" -n auto --dist loadfile $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
