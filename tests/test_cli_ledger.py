@@ -48,6 +48,7 @@ def test_mint_prints_a_token_and_opens_its_account(config: Path, c: tuple[str, s
                 "spent": "0",
                 "held": "0",
                 "calls": 0,
+                "observed": "0",
                 "window": None,
             }
         ]

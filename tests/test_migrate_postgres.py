@@ -130,8 +130,8 @@ async def test_gateways_go_on_there(gateways: Gateways, file: Path) -> None:
     assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 17)
     outcomes = await ledger.write([Reserve("h6", NAME, 5), Settle("h6", 5), Settle("h2", 9), Refund("h1", 10, "r")])
     assert [type(outcome) for outcome in outcomes] == [Granted, Resolved, Resolved, Resolved]
-    assert (await rows(gateways.url, "SELECT min(n), max(n) FROM entry WHERE n > 15")) == [(16, 19)]
-    assert await ledger.entry_count() == 19
+    assert (await rows(gateways.url, "SELECT min(n), max(n) FROM entry WHERE n > 17")) == [(18, 21)]
+    assert await ledger.entry_count() == 21
     assert (await asyncio.to_thread(fsck, PostgresSnapshot(gateways.url))).difference is None
 
 
