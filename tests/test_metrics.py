@@ -14,7 +14,22 @@ from tests.swarm import ending, free_port
 from tests.upstreams import Upstream
 from tolsey.admin.metrics import METRICS, Metrics
 from tolsey.cli.worker import Control
-from tolsey.gateway.counting import ADDED, CALLS, OPEN_CALLS, SPEND, Row, histogram, observe
+from tolsey.gateway.counting import (
+    ADDED,
+    CALLS,
+    MAX_TAGGED,
+    OPEN_CALLS,
+    OTHER,
+    SPEND,
+    TAGGED_CALLS,
+    TAGGED_SPEND,
+    Counts,
+    Row,
+    histogram,
+    observe,
+)
+from tolsey.gateway.record import TEAM, CallRecord
+from tolsey.token.chain import Link
 from tolsey.token.macaroon import Macaroon
 
 CONFIG = """
@@ -110,6 +125,30 @@ def test_spend_is_counted_in_units(page: Page) -> None:
     assert page.value("tolsey_spend_total", unit="sat") == 3
 
 
+def test_calls_and_spend_are_counted_by_tag(page: Page) -> None:
+    """The token's label stands for the team; what no token was verified for is not there."""
+    assert page.value("tolsey_tagged_calls_total", tag="team", value="team") == 7
+    assert page.value("tolsey_tagged_calls_total") == 7
+    assert page.value("tolsey_tagged_spend_total", tag="team", value="team", unit="USD") == pytest.approx(0.03)
+    assert page.value("tolsey_tagged_spend_total", tag="team", value="team", unit="sat") == 3
+
+
+def test_no_more_than_so_many_tags_are_told_apart() -> None:
+    """A minter that allows `project=*` lets holders choose, but not how much is kept of it."""
+    counts = Counts()
+    link = Link("team a", None, "00")
+    for n in range(MAX_TAGGED + 20):
+        tags = (("project", f"p{n}"), ("team", "b"))
+        record = CallRecord(at=0, began=0, method="GET", links=(link,), tags=tags, nano=5, unit="USD")
+        counts.over([record])
+    rows = {row.labels: row.values for row in counts.rows({}) if row.name == TAGGED_CALLS.name}
+    assert len(rows) == MAX_TAGGED + 1
+    assert rows[TEAM, "b"] == [MAX_TAGGED + 20]
+    assert rows[OTHER, OTHER] == [21]
+    spent = {row.labels: row.values for row in counts.rows({}) if row.name == TAGGED_SPEND.name}
+    assert (spent[TEAM, "b", "USD"], spent[OTHER, OTHER, "USD"]) == ([5 * (MAX_TAGGED + 20)], [105])
+
+
 def test_bytes_times_and_errors_are_counted(page: Page) -> None:
     assert page.value("tolsey_request_bytes_total", route="/priced/*") == 5
     assert page.value("tolsey_response_bytes_total", route="/sats") == 2
@@ -171,7 +210,8 @@ def provoke(gateway: Gateway, chance: random.Random, times: int) -> set[int]:
     with gateway.client() as client:
         for _ in range(times):
             made_up = f"madeup{chance.randbytes(8).hex()}"
-            good = gateway.mint(f"label = {made_up} n", "budget = 1 USD")
+            minted = gateway.mint("label = minted n", "budget = 1 USD")
+            good = child_of(minted, f"label = {made_up} n")
             forged = Macaroon.mint(root_key=b"k", identifier=made_up.encode()).to_text()
             model = f'{{"model": "{made_up}", "messages": []}}'.encode()
             headers = (f"User-Agent: {made_up}", f"Traceparent: {made_up}", f"Idempotency-Key: {made_up}")

@@ -20,10 +20,10 @@ HOUR = NOON // (3600 * NANO)
 KEY = TallyKey("observe", True, "team/worker", "team", "", "GET", "/a/b", "/a/*", "up", "", "", "USD", "")
 
 
-def counts(calls: int = 1, errors: int = 0, cost: int = 0, *, ms: int = 1) -> Counts:
+def counts(calls: int = 1, errors: int = 0, cost: int = 0, *, ms: int = 1, held: int = 0) -> Counts:
     found = Counts()
     for n in range(calls):
-        found.add(cost=cost // calls, failed=n < errors, us=1000 * ms)
+        found.add(cost=cost // calls, failed=n < errors, us=1000 * ms, held=held)
     return found
 
 
@@ -205,7 +205,18 @@ def test_a_free_agent_has_no_budget() -> None:
 def test_a_price_is_capped_where_calls_hold_what_they_cost(rows: list[tuple[TallyKey, int]], most: str | None) -> None:
     (found,) = proposals(*[(HOUR, key, counts(cost=cost)) for key, cost in rows])
     assert (None if found.max_price is None else str(found.max_price)) == most
-    assert found.holds_more == any(key.route == "/llm" and cost for key, cost in rows)
+
+
+def test_a_budget_has_room_for_a_call_that_holds_more_than_it_costs() -> None:
+    """With a day's spend alone as its budget, the day's last calls could not be reserved."""
+    llm = KEY._replace(route="/llm")
+    (found,) = proposals(
+        (HOUR, KEY, counts(cost=30 * NANO, held=NANO)),
+        (HOUR, llm, counts(cost=2 * NANO, held=5 * NANO)),
+        (HOUR + 1, llm, counts(cost=NANO, held=4 * NANO)),
+    )
+    ((budget, enough, _, room),) = found.budgets
+    assert (str(budget), enough, room) == ("37 USD/hour", 32 * NANO, 5 * NANO)
 
 
 def scope(*paths: tuple[str, str]) -> tuple[str, ...]:

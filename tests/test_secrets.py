@@ -67,7 +67,7 @@ methods = ["GET"]
 mode = "public"
 upstream = "api"
 """
-NOT_PROVOKED = {"unpriceable", "too_many_holds", "payment_required", "payment_unavailable"}
+NOT_PROVOKED = {"overloaded", "unpriceable", "too_many_holds", "payment_required", "payment_unavailable"}
 
 
 # --- what is looked for

@@ -18,11 +18,12 @@ KEY = TallyKey("observe", True, "team/worker", "team", "", "GET", "/a/*", "/a/*"
 
 def test_calls_under_one_key_are_added_up() -> None:
     found = Tallies()
-    found.count(KEY, at=NOON, cost=5, failed=False, us=900)
-    found.count(KEY, at=NOON, cost=7, failed=True, us=31_000_000)
+    found.count(KEY, at=NOON, cost=5, failed=False, us=900, held=70)
+    found.count(KEY, at=NOON, cost=7, failed=True, us=31_000_000, held=60)
     ((hour, key, counts),) = found.take()
     assert (hour, key) == (NOON // HOUR, KEY)
     assert (counts.calls, counts.errors, counts.cost, counts.dearest, counts.us) == (2, 1, 12, 7, 31_000_900)
+    assert counts.held == 70
     assert counts.buckets == [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     assert found.take() == []
 
@@ -59,6 +60,9 @@ def test_only_so_many_keys_are_told_apart(verified: bool, most: int) -> None:
     taken = found.take()
     assert len(taken) == most + 1
     assert [counts.calls for _, key, counts in taken if key.agent == OTHER] == [50]
+    public = KEY._replace(verified=False, mode="public", agent="")
+    found.count(public, at=NOON, cost=0, failed=False, us=0)
+    assert found.take()[0][1] == (public._replace(agent=OTHER, team="", path=OTHER) if verified else public)
     found.count(KEY._replace(agent="a holder"), at=NOON, cost=1, failed=False, us=0)
     assert found.take()[0][1].agent == (OTHER if verified else "a holder")
 
@@ -91,7 +95,7 @@ def test_a_shape_is_a_pattern_that_means_its_path(segments: list[str]) -> None:
 def test_they_come_back_from_the_ledger(ledgers: Ledgers) -> None:
     ledger = ledgers.open("o1")
     hour = NOON // HOUR
-    counts = Counts(3, 1, 2**62, 5, 9, [1] * (len(BUCKETS_MS) + 1))
+    counts = Counts(3, 1, 2**62, 5, 9, [1] * (len(BUCKETS_MS) + 1), 2**63 - 1)
     ledger.tally([tally_row("w1", hour, KEY, Counts(1)), tally_row("w2", hour, KEY, counts)])
     ledger.tally([tally_row("w1", hour, KEY, counts)])
     with SqliteSnapshot(ledgers.path) as snapshot:

@@ -63,6 +63,7 @@ STATUSES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "too_many_holds": (429, "Too many open holds"),
         "headers_too_large": (431, "The request headers are too large"),
         "upstream_failed": (502, "The upstream failed"),
+        "overloaded": (503, "Too much at once"),
         "payment_unavailable": (503, "No payment can be taken"),
         "ledger_unavailable": (503, "The ledger is not available"),
         "ledger_conflict": (503, "The ledger disagrees with the token"),

@@ -207,6 +207,12 @@ class UpstreamFailed(Refused):
     code = "upstream_failed"
 
 
+class Overloaded(Refused):
+    """The gateway reads too many bodies at the moment; nothing was forwarded or charged."""
+
+    code = "overloaded"
+
+
 class PaymentUnavailable(Refused):
     """No invoice can be had at the moment; what was paid for goes on."""
 

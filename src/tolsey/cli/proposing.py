@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tolsey.config import Config
 
 BUDGETS: Final = (
-    f"Budgets are the {PERCENTILE}th percentile (nearest rank) of what was spent in a day or an hour, rounded up to two"
-    " digits."
+    f"Budgets are the {PERCENTILE}th percentile (nearest rank) of what was spent in a day or an hour, with room for one"
+    " call that holds more than it costs, rounded up to two digits."
 )
 
 _HEADER = re.compile(r"\s*(\[\[?[^\]]*\]\]?)\s*(?:#.*)?")
@@ -75,11 +75,11 @@ def reasons(proposal: Proposal) -> str:
     """What a proposal rests on, in one line that can be shown anywhere."""
     who = f"{'verified' if proposal.verified else 'without a token'}, {printable(proposal.agent) or '-'}"
     parts = [f"{proposal.calls} calls"]
-    for budget, enough, count in proposal.budgets:
+    for budget, enough, count, room in proposal.budgets:
         amount = f"{format_nano(enough)} {budget.amount.unit}"
         parts.append(f"p{PERCENTILE} of the {count} {budget.period}s with spend in {budget.amount.unit}: {amount}")
-    if proposal.holds_more:
-        parts.append("some calls may hold more than they cost, and the budget needs room for that: see `tolsey price`")
+        if room:
+            parts.append(f"one call holds up to {format_nano(room)} {budget.amount.unit} until its cost is known")
     return f"{who}: {'; '.join(parts)}"
 
 
@@ -112,14 +112,14 @@ def document(proposals: Sequence[Proposal], config: "Config", file: Path) -> dic
                         "period": budget.period,
                         "percentile": format_nano(enough),
                         "periods": count,
+                        "room": format_nano(room),
                     }
-                    for budget, enough, count in proposal.budgets
+                    for budget, enough, count, room in proposal.budgets
                 ],
                 "scope": list(proposal.scope),
                 "methods": list(proposal.methods),
                 "models": list(proposal.models),
                 "max_price": None if proposal.max_price is None else str(proposal.max_price),
-                "holds_more": proposal.holds_more,
                 "command": mint_line(proposal, file),
             }
             for proposal in proposals

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tolsey.errors import Refusal
 from tolsey.gateway import problems
+from tolsey.gateway.bodies import Bodies
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
 
@@ -48,6 +49,7 @@ class Watch:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.clients: set[Client] = set()
+        self.bodies = Bodies()
         self._armed = False
 
     def add(self, client: "Client") -> None:
@@ -79,6 +81,7 @@ class Client:
         "_loop",
         "_read",
         "_receive",
+        "_room",
         "_send",
         "_since",
         "_started",
@@ -111,6 +114,7 @@ class Client:
         self._task = asyncio.current_task(watch.loop)
         self._body_done = not has_body
         self._read: bytes | None = None
+        self._room = 0
         self._started = self._since = watch.loop.time()
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
@@ -134,6 +138,8 @@ class Client:
     def done(self) -> None:
         """The call is over; nothing cancels it any more."""
         self._watch.clients.discard(self)
+        if self._room:
+            self._watch.bodies.give(self._room)
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -157,10 +163,14 @@ class Client:
             self.cut = why
             self._task.cancel()
 
-    async def read(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - it is of silence, not in all
-        """The request body in one piece, which `body` then gives again. Raises as `body` does; `timeout` seconds of
-        silence are borne.
+    async def read(self, announced: int | None, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - of silence
+        """The request body in one piece, which `body` then gives again. `announced` is its size in bytes, if that is
+        known. Raises as `body` does, and TimeoutError if there is no room for it; for that, and in silence, so many
+        seconds are waited.
         """
+        if announced is not None and announced > limit:
+            raise BodyTooLarge
+        self._room = await self._watch.bodies.take(limit if announced is None else announced, timeout)
         self.timeout = timeout
         self.moved()
         pieces = []
@@ -172,6 +182,9 @@ class Client:
                 raise BodyTooLarge
         self.timeout = MAX_DURATION_SECONDS
         self._read = b"".join(pieces)
+        if size < self._room:
+            self._watch.bodies.give(self._room - size)
+            self._room = size
         return self._read
 
     @property

@@ -2,14 +2,15 @@
 
 A call is counted once, when it is over, in plain integers that only grow. A worker tells the supervisor the whole
 of them twice a second, and that sums over the workers. What stands in a label comes from the config or from a closed
-list, never from a caller, so that nobody can make up series (RULES.md L9).
+list, never from a caller, so that nobody can make up series (RULES.md L9); but for tags that a minter allowed, of which
+only so many are told apart.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tolsey.gateway.record import CallRecord
+from tolsey.gateway.record import TEAM, CallRecord
 from tolsey.pricing.models import INPUT, OUTPUT
 from tolsey.units import NANO
 
@@ -21,6 +22,12 @@ OWN: Final = "own"
 
 _NO_ROUTE: Final = (NONE, NONE)
 _OWN_PATHS: Final = (OWN, NONE)
+
+OTHER: Final = "(other)"
+"""The tag and value of those beyond `MAX_TAGGED`."""
+
+MAX_TAGGED: Final = 100
+"""How many tags with their values a worker tells apart."""
 
 FAULTS: Final = ("connect", "connect_timeout", "broken", "silent", "too_long")
 """The kinds of upstream errors."""
@@ -63,6 +70,15 @@ UNMETERED: Final = Metric(
 REPLAYS: Final = Metric(
     "tolsey_replays_total", "counter", "Calls answered with what the first of their idempotency key got", ("route",)
 )
+TAGGED_CALLS: Final = Metric(
+    "tolsey_tagged_calls_total",
+    "counter",
+    "Calls with a token, by tag; without a tag `team`, the label of the minted token stands for it",
+    ("tag", "value"),
+)
+TAGGED_SPEND: Final = Metric(
+    "tolsey_tagged_spend_total", "counter", "What those calls were charged, in units", ("tag", "value", "unit"), NANO
+)
 TOKENS: Final = Metric(
     "tolsey_llm_tokens_total", "counter", "Tokens of LLM calls as the provider reports them", ("route", "direction")
 )
@@ -102,8 +118,8 @@ OPEN_CALLS: Final = Metric("tolsey_calls_open", "gauge", "Calls under way")
 OPEN_HOLDS: Final = Metric("tolsey_holds_open", "gauge", "Holds of living workers that are not resolved on disk")
 
 OF_WORKERS: Final = (
-    CALLS, SPEND, UNMETERED, REPLAYS, TOKENS, RECEIVED, SENT, DURATION, ADDED, FAULTS_SEEN, UNKNOWN_KEYS, WAITED,
-    COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS,
+    CALLS, SPEND, TAGGED_CALLS, TAGGED_SPEND, UNMETERED, REPLAYS, TOKENS, RECEIVED, SENT, DURATION, ADDED, FAULTS_SEEN,
+    UNKNOWN_KEYS, WAITED, COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS,
 )  # fmt: skip
 """What workers count."""
 
@@ -159,12 +175,35 @@ class _OfRoute:
         yield Row(ADDED.name, (route,), self.added)
 
 
+class _Tagged:
+    """Calls and spend (nano-units by unit) by tag, of so many tags."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, str], int] = {}
+        self._spend: dict[tuple[str, str, str], int] = {}
+
+    def count(self, record: CallRecord) -> None:
+        others = [tag for tag in record.tags if tag[0] != TEAM]
+        for name, value in ((TEAM, record.team), *others):
+            key = (name, value) if (name, value) in self._calls or len(self._calls) < MAX_TAGGED else (OTHER, OTHER)
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if record.nano is not None:
+                spent = (*key, record.unit)
+                self._spend[spent] = self._spend.get(spent, 0) + record.nano
+
+    def rows(self) -> Iterator[Row]:
+        """All of it."""
+        yield from (Row(TAGGED_CALLS.name, key, [count]) for key, count in self._calls.items())
+        yield from (Row(TAGGED_SPEND.name, key, [nano]) for key, nano in self._spend.items())
+
+
 class Counts:
     """What one worker counts."""
 
     def __init__(self) -> None:
         self._routes: dict[tuple[str, str], _OfRoute] = {}
         self._faults: dict[tuple[str, str], int] = {}
+        self._tagged = _Tagged()
         self._unknown_keys = 0
         self._waited = histogram(WAITED)
         self._commit_seconds = histogram(COMMIT_SECONDS)
@@ -194,6 +233,8 @@ class Counts:
             observe(_OWN_TIME, found.added, record.forwarded - record.began)
         if record.nano is not None:
             found.spend[record.unit] = found.spend.get(record.unit, 0) + record.nano
+        if record.links and not record.own:
+            self._tagged.count(record)
         if record.unmetered or record.replayed or record.unknown_key or record.fault is not None:
             self._count_rare(found, record)
         if record.llm is not None:
@@ -216,6 +257,7 @@ class Counts:
     def rows(self, others: Mapping[Metric, int]) -> list[Row]:
         """All that was counted, and `others`, which are counted elsewhere."""
         rows = [row for labels, found in self._routes.items() for row in found.rows(*labels)]
+        rows += self._tagged.rows()
         rows += [Row(FAULTS_SEEN.name, key, [count]) for key, count in self._faults.items()]
         rows.append(Row(UNKNOWN_KEYS.name, (), [self._unknown_keys]))
         rows.append(Row(WAITED.name, (), self._waited))

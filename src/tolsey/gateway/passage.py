@@ -17,13 +17,14 @@ from tolsey.call import Call
 from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError, TokenForged
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
+from tolsey.gateway.asking import ask
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
 from tolsey.gateway.desk import Desk, take_payment
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.messages import Cleared, headers_down, hold_header, note_of, request_up, send_down, too_large
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
-from tolsey.gateway.record import CallRecord, llm_call
+from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.request import Request
@@ -141,7 +142,7 @@ class Passage:
         if isinstance(chain, Refusal):
             return chain
         chosen = tariff.choose(call, request.headers)
-        asked = await self._ask(request, client, route, tariff, call, chosen)
+        asked = await ask(request, client, route, tariff, call, chosen)
         cleared: Cleared | Refusal
         if isinstance(asked, Refusal):
             cleared = asked
@@ -161,7 +162,7 @@ class Passage:
             trusted = header_rules.is_in(request.socket_peer, self.trusted_proxies)
             record.agent = agent_of(request.headers, call.peer, self.agents, trusted=trusted)
         chosen = tariff.choose(call, request.headers)
-        asked = await self._ask(request, client, route, tariff, call, chosen)
+        asked = await ask(request, client, route, tariff, call, chosen)
         if isinstance(asked, Refusal) and not client.has_whole_body:
             await client.refuse(asked)
             return
@@ -204,29 +205,6 @@ class Passage:
             return Refusal(error.code, error.detail)
         record.links = chain.links
         return chain
-
-    async def _ask(
-        self,
-        request: Request,
-        client: Client,
-        route: Route,
-        tariff: Tariff,
-        call: Call,
-        chosen: Chosen | Refusal,
-    ) -> Asked | Refusal | None:
-        """What a call asks for in its body, where its price stands there; the body is then read here."""
-        if isinstance(chosen, Refusal) or chosen.price.llm is None:
-            return None
-        try:
-            body = await client.read(tariff.max_body, route.timeout)
-        except BodyTooLarge:
-            return too_large(tariff.max_body)
-        except BodyBroken:
-            return Refusal("request_invalid", "the request body broke off")
-        asked = tariff.read(chosen.price, call, request.headers, body)
-        if not isinstance(asked, Refusal):
-            client.record.llm = llm_call(asked)
-        return asked
 
     def _price(
         self,
@@ -425,7 +403,7 @@ class Passage:
             record.nano = record.cost = None
             return
         quote = cleared.quote
-        cost = quote.amount.nano
+        cost = record.quoted = quote.amount.nano
         if record.status is not None:
             cost = quote.cost(record.status, None if meter is None else meter.usage).nano
         record.charge(cost, quote.price.unit)

@@ -1,7 +1,7 @@
 """What is known of one call, as it goes on; whoever counts or writes calls down gets it when the call is over."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -15,6 +15,10 @@ from tolsey.units import format_nano
 
 if TYPE_CHECKING:
     from tolsey.gateway.routes import Route
+
+
+TEAM: Final = "team"
+"""The tag that says who pays; the label of the minted token stands for it."""
 
 
 class LlmCall(msgspec.Struct, gc=False):
@@ -34,7 +38,8 @@ class CallRecord(msgspec.Struct, gc=False):
     and `ended` are instants of one clock, in nanoseconds, 0 for what did not happen.
 
     `status` is the upstream's, `answered` what the client got, `refusal` why it was refused or cut. `nano` is what was
-    charged, in nano-units of `unit`, None if nothing was, and `cost` says it. `received` and `sent` are the bytes of
+    charged, in nano-units of `unit`, None if nothing was, and `cost` says it; `quoted` is what an observed call would
+    have held at once. `received` and `sent` are the bytes of
     the bodies that came from the client and went to it. `fault` is a kind of upstream error (`counting.FAULTS`).
     `llm` is there for an LLM call whose body was read. `links` are those of a verified token; without one an observed
     call has `agent`, who seems to call. `observed` is there on an observed call: the code of the Refusal that it met,
@@ -52,6 +57,7 @@ class CallRecord(msgspec.Struct, gc=False):
     hold: str | None = None
     unit: str = ""
     nano: int | None = None
+    quoted: int = 0
     cost: str | None = None
     status: int | None = None
     answered: int | None = None
@@ -76,6 +82,17 @@ class CallRecord(msgspec.Struct, gc=False):
     def charge(self, nano: int, unit: str) -> None:
         """Say what the call costs."""
         self.nano, self.unit, self.cost = nano, unit, f"{format_nano(nano)} {unit}"
+
+    @property
+    def team(self) -> str:
+        """The tag `team`, else the label of the minted token, "" where there is neither."""
+        for name, value in self.tags:
+            if name == TEAM and value:
+                return value
+        for link in self.links:
+            if link.label is not None:
+                return link.label
+        return ""
 
 
 def llm_call(asked: Asked) -> LlmCall | None:

@@ -72,11 +72,11 @@ async def _offer(desk: Desk, passage: Passage, request: Request, client: Client)
 async def _pay(desk: Desk, client: Client) -> None:
     """Pay an invoice of the fake backend."""
     try:
-        invoice = (await client.read(MAX_INVOICE, _BODY_SECONDS)).decode("ascii", "replace")
+        invoice = (await client.read(None, MAX_INVOICE, _BODY_SECONDS)).decode("ascii", "replace")
         if not isinstance(desk.invoicer, FakeNode):
             raise InvoiceInvalid("there is no fake backend here")
         preimage = desk.invoicer.pay(invoice)
-    except (BodyTooLarge, BodyBroken):
+    except (BodyTooLarge, BodyBroken, TimeoutError):
         await client.refuse(Refusal("request_invalid", "the body is an invoice"))
     except InvoiceInvalid as error:
         await client.refuse(Refusal("request_invalid", error.detail))

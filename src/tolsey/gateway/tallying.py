@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from tolsey.gateway.record import CallRecord
-from tolsey.gateway.routes import Mode, Route
+from tolsey.gateway.routes import Route
 from tolsey.ledger.events import Conflict, Granted, Observe, Observed, Outcome, RateLimited, Shortfall
 from tolsey.ledger.tallies import MAX_TEXT, OTHER, Tallies, TallyKey, shape
 from tolsey.store.book import Book
@@ -78,6 +78,7 @@ class Tallying:
             cost=record.nano or 0,
             failed=record.answered is None or record.answered >= 400,
             us=(record.ended - record.began) // 1000,
+            held=record.quoted,
         )
 
     def _stranger(self, record: CallRecord, code: str) -> None:
@@ -107,15 +108,14 @@ def _code(verdict: Outcome, event: Observe | None) -> str:
 
 def _key(record: CallRecord, route: Route, code: str) -> TallyKey:
     labels = [link.label for link in record.links if link.label is not None]
-    tags = dict(record.tags)
     observed = record.observed is not None
     llm = record.llm
     model = "" if llm is None else llm.listed or (OTHER if not record.links else (llm.model or "")[:MAX_TEXT])
     return TallyKey(
         mode=route.mode.value,
-        verified=bool(record.links) or route.mode is Mode.PUBLIC,
+        verified=bool(record.links),
         agent="/".join(labels)[:MAX_TEXT] or record.agent,
-        team=tags.get("team") or (labels[0] if labels else ""),
+        team=record.team,
         tags=write_tags(record.tags),
         method=record.method,
         path=shape(record.path) if observed else route.pattern.text,

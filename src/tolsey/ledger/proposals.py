@@ -37,20 +37,20 @@ _HOURS_A_DAY: Final = 24
 
 
 class Measured(NamedTuple):
-    """A budget, and what it rests on: the percentile (nano-units) of the days or hours with spend, and how many those
-    were.
+    """A budget, and what it rests on: the percentile (nano-units) of the days or hours with spend, how many those were,
+    and the room (nano-units) for one call that holds more than it costs.
     """
 
     budget: Budget
     enough: int
     periods: int
+    room: int
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A token for one agent. `label` is its name as a label can be. `budgets` has one for each unit that it spent, and
-    none if its calls were free. `scope` is never empty. `holds_more` says that some of its calls may hold more than
-    they cost, so that a budget must also have room for that.
+    none if its calls were free. `scope` is never empty.
     """
 
     agent: str
@@ -62,7 +62,6 @@ class Proposal:
     methods: tuple[str, ...]
     models: tuple[str, ...]
     max_price: Amount | None
-    holds_more: bool
 
     def words(self) -> list[str]:
         """The command line that mints it."""
@@ -84,6 +83,7 @@ class _Seen:
     calls: int = 0
     spend: dict[str, dict[int, int]] = field(default_factory=dict)
     dearest: dict[str, int] = field(default_factory=dict)
+    room: dict[str, int] = field(default_factory=dict)
     priced: set[str] = field(default_factory=set)
     paths: dict[str, str] = field(default_factory=dict)
     methods: set[str] = field(default_factory=set)
@@ -110,6 +110,8 @@ class Proposals:
             hours[hour] = hours.get(hour, 0) + counts.cost
             seen.dearest[key.unit] = max(counts.dearest, seen.dearest.get(key.unit, 0))
             seen.priced.add(key.route)
+        if key.route not in self._exact:
+            seen.room[key.unit] = max(counts.held, seen.room.get(key.unit, 0))
         if counts.errors < counts.calls:
             seen.paths[key.path] = key.route
             seen.methods.add(key.method)
@@ -136,12 +138,11 @@ class Proposals:
             verified=verified,
             label=label_of(agent),
             calls=seen.calls,
-            budgets=tuple(_measured(unit, hours) for unit, hours in sorted(seen.spend.items())),
+            budgets=tuple(_measured(unit, hours, seen.room.get(unit, 0)) for unit, hours in sorted(seen.spend.items())),
             scope=scope,
             methods=methods,
             models=_models(seen.models),
             max_price=None if dearest is None else Amount(round_up(dearest[1]), dearest[0]),
-            holds_more=not exact,
         )
 
 
@@ -156,14 +157,15 @@ def round_up(nano: int) -> int:
     return min(-(-nano // step) * step, MAX_NANO)
 
 
-def _measured(unit: str, hours: dict[int, int]) -> Measured:
+def _measured(unit: str, hours: dict[int, int], room: int) -> Measured:
     """Days and hours without spend say nothing about how much is enough, and are left out."""
     days: dict[int, int] = {}
     for hour, spent in hours.items():
         days[hour // _HOURS_A_DAY] = days.get(hour // _HOURS_A_DAY, 0) + spent
     period, spends = ("day", days) if len(days) >= FEWEST_DAYS else ("hour", hours)
     enough = percentile(PERCENTILE, list(spends.values()))
-    return Measured(Budget(Amount(round_up(min(enough, MAX_NANO)), unit), period), enough, len(spends))
+    budget = Budget(Amount(round_up(min(enough + room, MAX_NANO)), unit), period)
+    return Measured(budget, enough, len(spends), room)
 
 
 def _scope(paths: dict[str, str]) -> tuple[str, ...]:

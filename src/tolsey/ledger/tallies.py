@@ -18,6 +18,9 @@ MAX_STRANGERS: Final = 256
 OTHER: Final = "(other)"
 """What stands for callers, paths, models and tags beyond those."""
 
+PUBLIC: Final = "public"
+"""The mode of a route on which nobody shows a token, and a caller has no say in what is told apart."""
+
 BUCKETS_MS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 """The upper ends of the buckets of latency, in milliseconds; one more bucket has no end."""
 
@@ -63,7 +66,8 @@ class TallyKey(NamedTuple):
 @dataclass(slots=True)
 class Counts:
     """Of the calls under one key: how many, how many of them failed (no answer, or a status of 400 or more), their cost
-    and that of the dearest (nano-units), their time in all (microseconds), and how many were in each bucket of latency.
+    and that of the dearest (nano-units), their time in all (microseconds), how many were in each bucket of latency, and
+    the most that one of them holds, or would hold, before its cost is known (nano-units).
     """
 
     calls: int = 0
@@ -72,13 +76,15 @@ class Counts:
     dearest: int = 0
     us: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_MS) + 1))
+    held: int = 0
 
-    def add(self, *, cost: int, failed: bool, us: int) -> None:
+    def add(self, *, cost: int, failed: bool, us: int, held: int = 0) -> None:
         """Count one call."""
         self.calls += 1
         self.errors += failed
         self.cost += cost
         self.dearest = max(self.dearest, cost)
+        self.held = max(self.held, held)
         self.us += us
         self.buckets[sum(us > 1000 * end for end in BUCKETS_MS)] += 1
 
@@ -88,6 +94,7 @@ class Counts:
         self.errors += other.errors
         self.cost += other.cost
         self.dearest = max(self.dearest, other.dearest)
+        self.held = max(self.held, other.held)
         self.us += other.us
         self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
 
@@ -101,20 +108,21 @@ class Tallies:
         self._strangers = 0
         self._changed: dict[tuple[int, TallyKey], Counts] = {}
 
-    def count(self, key: TallyKey, *, at: int, cost: int, failed: bool, us: int) -> None:
+    def count(self, key: TallyKey, *, at: int, cost: int, failed: bool, us: int, held: int = 0) -> None:
         """Count a call at the instant `at` (nanoseconds since the epoch)."""
         hour = at // HOUR
         if hour > self._hour:
             self._hour, self._counts, self._strangers = hour, {}, 0
         counts = self._counts.get(key)
         if counts is None:
-            if len(self._counts) >= MAX_KEYS or not (key.verified or self._strangers < MAX_STRANGERS):
+            strange = not key.verified and key.mode != PUBLIC
+            if len(self._counts) >= MAX_KEYS or (strange and self._strangers >= MAX_STRANGERS):
                 key = key._replace(agent=OTHER, team="", tags="", path=OTHER, model="", tool="")
             counts = self._counts.get(key)
         if counts is None:
             counts = self._counts[key] = Counts()
-            self._strangers += not key.verified
-        counts.add(cost=cost, failed=failed, us=us)
+            self._strangers += not key.verified and key.mode != PUBLIC
+        counts.add(cost=cost, failed=failed, us=us, held=held)
         self._changed[self._hour, key] = counts
 
     def take(self) -> list[tuple[int, TallyKey, Counts]]:

@@ -1,7 +1,7 @@
 """Tallies as rows, and rows as tallies."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -16,12 +16,19 @@ class TallyDamaged(TolseyError):
     code: ClassVar[str] = "tally_damaged"
 
 
-_Row = tuple[int, int, int, int, int, list[int]]
+class _Figures(NamedTuple):
+    calls: int
+    errors: int
+    cost: int
+    dearest: int
+    us: int
+    buckets: list[int]
+    held: int = 0
 
 
 def tally_row(source: str, hour: int, key: TallyKey, counts: Counts) -> TallyRow:
     """The row for what the process `source` has counted."""
-    figures: _Row = (counts.calls, counts.errors, counts.cost, counts.dearest, counts.us, counts.buckets)
+    figures = (counts.calls, counts.errors, counts.cost, counts.dearest, counts.us, counts.buckets, counts.held)
     return TallyRow(hour, source, _text(key), _text(figures))
 
 
@@ -36,9 +43,9 @@ def tallies(snapshot: Snapshot, since: int, until: int) -> Iterator[tuple[int, T
     for row in snapshot.tallies(since, until):
         try:
             key = msgspec.json.decode(row.key, type=TallyKey)
-            calls, errors, cost, dearest, us, buckets = msgspec.json.decode(row.counts, type=_Row)
+            found = msgspec.json.decode(row.counts, type=_Figures)
         except msgspec.MsgspecError as error:
             raise TallyDamaged(f"a tally of the hour {row.hour} cannot be read: {error}") from None
-        if len(buckets) != len(BUCKETS_MS) + 1:
+        if len(found.buckets) != len(BUCKETS_MS) + 1:
             raise TallyDamaged(f"a tally of the hour {row.hour} has other buckets")
-        yield row.hour, key, Counts(calls, errors, cost, dearest, us, buckets)
+        yield row.hour, key, Counts(*found)

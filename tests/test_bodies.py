@@ -1,0 +1,121 @@
+"""Bodies that are read before their calls are priced: how much of them is held at once."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+
+from tests.gateways import Gateway, problem
+from tests.upstreams import Upstream
+from tolsey.gateway.bodies import MAX_BODIES, Bodies
+
+CONFIG = f"""
+[server]
+[[upstream]]
+name = "llm"
+url = "http://127.0.0.1:<port>"
+timeout = 0.5
+[[route]]
+path = "/v1/*"
+methods = ["POST"]
+upstream = "llm"
+llm = "openai"
+max_body = {MAX_BODIES}
+[[model]]
+name = "own-*"
+input = "1 USD"
+output = "2 USD"
+context = 100_000
+max_output = 10_000
+"""
+BODY = json.dumps({"model": "own-1", "messages": [], "max_tokens": 10}).encode()
+
+
+async def test_room_is_taken_in_turn() -> None:
+    bodies, order = Bodies(10), []
+    assert await bodies.take(4, 1) == 4
+
+    async def take(size: int) -> None:
+        order.append(await bodies.take(size, 60))
+
+    async with asyncio.TaskGroup() as group:
+        for size in (7, 1, 5):
+            group.create_task(take(size))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order == []
+        bodies.give(4)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order == [7, 1]
+        bodies.give(8)
+    assert order == [7, 1, 5]
+
+
+async def test_one_that_is_too_large_is_held_alone() -> None:
+    bodies = Bodies(10)
+    assert await bodies.take(11, 1) == 10
+    with pytest.raises(TimeoutError):
+        await bodies.take(1, 0)
+    bodies.give(10)
+    assert await bodies.take(1, 0) == 1
+
+
+async def test_who_gives_up_takes_nothing_and_lets_the_next_one_in() -> None:
+    bodies = Bodies(10)
+    await bodies.take(6, 1)
+    large = asyncio.create_task(bodies.take(7, 60))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(bodies.take(4, 60))
+    await asyncio.sleep(0)
+    large.cancel()
+    with suppress(asyncio.CancelledError):
+        await large
+    assert await small == 4
+    bodies.give(10)
+    assert await bodies.take(10, 0) == 10
+
+
+async def test_who_gives_up_as_its_turn_comes_gives_it_back() -> None:
+    bodies = Bodies(10)
+    await bodies.take(10, 1)
+    waiting = asyncio.create_task(bodies.take(3, 60))
+    await asyncio.sleep(0)
+    bodies.give(10)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    assert await bodies.take(10, 0) == 10
+
+
+def test_calls_wait_for_room_and_are_told_when_there_is_none(gateway: Gateway, upstream: Upstream) -> None:
+    token = gateway.token()
+    with gateway.client() as hog, gateway.client() as small:
+        hog.ask("POST", "/v1/chat/completions", f"Content-Length: {MAX_BODIES}", token=token)
+        hog.say(b"{")
+        small.ask("POST", "/v1/chat/completions", token=token, body=BODY)
+        while small.is_silent(0.05):
+            hog.say(b" ")
+        answer = small.answer()
+        assert (answer.status, problem(answer)["code"]) == (503, "overloaded")
+        assert int(answer["retry-after"]) > 0
+    gateway.stands(token, spent="0", calls=0)
+
+
+def test_room_comes_back_when_the_call_is_over(gateway: Gateway, upstream: Upstream) -> None:
+    token = gateway.token()
+    upstream.answers["/v1/chat/completions"] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    for _ in range(3):
+        with gateway.client() as hog:
+            hog.ask("POST", "/v1/chat/completions", f"Content-Length: {MAX_BODIES}", token=token)
+            hog.say(b"{")
+        with gateway.client() as client:
+            client.ask("POST", "/v1/chat/completions", token=token, body=BODY)
+            assert client.answer().status == 200
+
+
+def test_a_body_that_is_announced_too_large_is_not_waited_for(gateway: Gateway, upstream: Upstream) -> None:
+    with gateway.client() as client:
+        client.ask("POST", "/v1/chat/completions", f"Content-Length: {MAX_BODIES + 1}", token=gateway.token())
+        assert problem(client.answer())["code"] == "body_too_large"
