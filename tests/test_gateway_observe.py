@@ -1,11 +1,15 @@
 """Observe mode through a real gateway: nothing is refused, and what enforcement would have said is written down."""
 
+import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.gateways import Gateway, child_of, serving, until
+from tests.cli import answer
+from tests.gateways import Gateway, child_of, problem, serving, until
 from tests.reading import fsck
 from tests.upstreams import Upstream
 from tolsey.ledger.tallies import TallyKey
@@ -44,6 +48,18 @@ price = "0.4 USD"
 [[upstream]]
 name = "gone"
 url = "http://127.0.0.1:1"
+"""
+START = """
+[server]
+mode = "observe"
+[[upstream]]
+name = "api"
+url = "http://127.0.0.1:<port>"
+[[route]]
+path = "/*"
+methods = ["*"]
+upstream = "api"
+price = "0.01 USD"
 """
 
 
@@ -154,3 +170,31 @@ def test_strangers_leave_one_line_when_the_gateway_ends(watching: Gateway, upstr
     watching.begin()
     notes = [entry.note for entry in watching.entries() if entry.kind == "observe"]
     assert notes == ["3 calls would be refused: token_missing, such as GET /a by user-agent x"]
+
+
+def test_from_observing_to_enforcing(tmp_path: Path, upstream: Upstream) -> None:
+    """What a report proposes is minted and switched on as it is printed, and the agent goes on with it."""
+    with serving(tmp_path, START, port=upstream.port) as gateway:
+        for n in range(4):
+            assert gateway.ask("GET", f"/items/{n}", "X-Agent: crawler").status == 200
+        assert gateway.ask("POST", "/items", "X-Agent: crawler", body=b"{}").status == 200
+        counted(gateway, 5)
+        c = ("-c", str(gateway.file))
+        found = answer("report", *c)
+        (group,) = found["groups"]
+        assert (group["agent"], group["verified"], group["calls"]) == ("x-agent crawler", False, 5)
+        assert (group["spend"], group["refused"], group["would_refuse"]) == ({"USD": "0.05"}, 0, 5)
+        assert [(each["code"], each["calls"]) for each in found["would_refuse"]] == [("token_missing", 5)]
+        proposed = answer("report", "--propose", *c)
+        words = shlex.split(proposed["proposals"][0]["command"])[1:]
+        token = answer(*words)["token"]
+        patch = subprocess.run(["patch", "-p0", gateway.file.name], input=proposed["config_diff"], text=True,
+                               cwd=gateway.file.parent, check=True, capture_output=True)  # fmt: skip
+        assert "patching file" in patch.stdout
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: gateway.ask("GET", "/items/1").status == 401, "the gateway enforces", 20)
+        for _ in range(5):
+            assert gateway.ask("GET", "/items/9", token=token).status == 200
+        assert problem(gateway.ask("GET", "/items/9", token=token))["code"] == "budget_exhausted"
+        assert problem(gateway.ask("GET", "/other", token=token))["code"] == "caveat_refused"

@@ -227,6 +227,20 @@ def test_a_free_call_takes_the_payment_too(gateway: Gateway, paid: Paid) -> None
     assert len(payments(gateway)) == before + 1
 
 
+def test_an_observed_call_takes_the_payment_too(tmp_path: Path, upstream: Upstream) -> None:
+    """The purse is the payment's, whichever route sees it first; what was observed does not come off it."""
+    observing = CONFIG.replace("[server]\n", '[server]\nmode = "observe"\n', 1)
+    observing = observing.replace('price = "7 sat"\n', 'price = "7 sat"\nmode = "enforce"\n')
+    observing = observing.replace('price = "300 sat"\n', 'price = "300 sat"\noffers = ["purse"]\n')
+    with serving(tmp_path, observing, port=upstream.port) as gateway:
+        paid = buy(gateway, "/both")
+        assert gateway.ask("GET", "/search", paid.header).status == 200
+        assert len(payments(gateway)) == 1
+        assert gateway.ask("GET", "/both", paid.header)["tolsey-remaining"] == "993 sat"
+        until(lambda: [row.observed for row in gateway.trail()] == [300 * 10**9], "what was observed is written", 20)
+        assert len(payments(gateway)) == 1
+
+
 def test_a_token_that_has_expired_is_sold_anew(gateway: Gateway, paid: Paid) -> None:
     answer = gateway.ask("GET", "/search", paid.child("expires = 2020-01-01").header)
     assert "has expired" in refused(answer, "payment_required")["detail"]

@@ -10,7 +10,7 @@ TEMPLATE: Final = """\
 host = "127.0.0.1"
 port = 8402
 workers = 1
-mode = "enforce"                       # the default for routes; "public": no token, no price
+mode = "enforce"                       # the default for routes; "observe" only counts, "public" asks for no token
 
 [admin]                                # its API and dashboard, never on the data port
 host = "127.0.0.1"
