@@ -177,13 +177,16 @@ def test_python_snippets_run(block: Block, token: str, monkeypatch: pytest.Monke
     exec(compile(block.text, block.page, "exec"), {})
 
 
-def script(port: int, admin: int, upstream: int) -> str:
-    """The README's quickstart and what follows it, on free ports; as a person would, it waits for the gateway."""
-    texts = [block.text for block in blocks("sh") if block.page == "README.md" and "tolsey " in block.text]
+def script(page: str, port: int, admin: int, upstream: int) -> str:
+    """A page's quickstart and what follows it, on free ports; as a person would, it waits for the gateway."""
+    texts = [block.text for block in blocks("sh") if block.page == page and "tolsey " in block.text]
     on = {"8402": str(port), "9000": str(upstream)}
     text = re.sub(r"\b(?:8402|9000)\b", lambda found: on[found[0]], "\n".join(texts))
     assert text.count("tolsey serve &\n") == 1
     ports = f"sed 's/8402/{port}/; s/8403/{admin}/' tolsey.toml > new && mv new tolsey.toml\n"
+    if "cat > tolsey.toml" in text:
+        add = f"printf '[admin]\\nport = {admin}\\n' >> tolsey.toml\n"
+        ports = f"{add}sed -i 's/^.server.$/&\\nport = {port}/' tolsey.toml\n"
     ready = f"until curl -sf http://127.0.0.1:{admin}/readyz; do kill -0 $! && sleep 0.05; done\n"
     text = text.replace("tolsey serve &\n", f"{ports}tolsey serve &\ntrap 'kill $!; wait' EXIT\n{ready}")
     return f"set -e\n{text}\necho; tolsey trail; tolsey fsck\n"
@@ -212,7 +215,7 @@ def test_the_quickstart_runs_as_it_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
     with closing(Upstream()) as upstream:
-        status, said = run(script(free_port(), free_port(), upstream.port), folder)
+        status, said = run(script("README.md", free_port(), free_port(), upstream.port), folder)
         heard = [message.line for message in upstream.heard]
     assert status == 0, said
     assert heard == ["GET /api/v1/search HTTP/1.1"]
@@ -229,6 +232,20 @@ def test_the_quickstart_runs_as_it_is_written(tmp_path: Path) -> None:
     assert shown == refused
     assert re.search(r"^team-research-q2 +10 +0\.01 +0 +9\.99 +USD +1 ", said, re.MULTILINE), said
     assert "everything adds up" in said
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the five minutes call curl")
+def test_the_five_minutes_run_as_they_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    with closing(Upstream()) as upstream:
+        text = script("docs/observe.md", free_port(), free_port(), upstream.port)
+        counted = "until tolsey report 2>&1 | grep token_missing; do sleep 0.1; done\n"
+        status, said = run(text.replace("tolsey report ", f"{counted}tolsey report ", 1), folder)
+    assert status == 0, said
+    assert re.search(r"^user-agent curl/\S+ +no +1 +0 +0\.0% +0\.01 USD ", said, re.MULTILINE), said
+    assert "tolsey mint --label user-agent-curl/" in said
+    assert '-mode = "observe"\n+mode = "enforce"' in said
 
 
 def test_the_prices_shown_are_those_that_are_quoted(tmp_path: Path) -> None:

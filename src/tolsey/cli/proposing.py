@@ -77,7 +77,8 @@ def reasons(proposal: Proposal) -> str:
     parts = [f"{proposal.calls} calls"]
     for budget, enough, count, room in proposal.budgets:
         amount = f"{format_nano(enough)} {budget.amount.unit}"
-        parts.append(f"p{PERCENTILE} of the {count} {budget.period}s with spend in {budget.amount.unit}: {amount}")
+        periods = f"{count} {budget.period}{'s' if count > 1 else ''}"
+        parts.append(f"p{PERCENTILE} of the {periods} with spend in {budget.amount.unit}: {amount}")
         if room:
             parts.append(f"one call holds up to {format_nano(room)} {budget.amount.unit} until its cost is known")
     return f"{who}: {'; '.join(parts)}"
