@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from tolsey.gateway.telemetry import Telemetry
 
 
-def routes_of(config: Config) -> Routes:
-    """The routes of a config, with an upstream client for each upstream."""
-    upstreams = {
+def upstreams_of(config: Config) -> dict[str, Upstream]:
+    """A client for each upstream of a config, by name."""
+    return {
         upstream.name: Upstream(
             upstream.name,
             upstream.url,
@@ -44,6 +44,11 @@ def routes_of(config: Config) -> Routes:
         )
         for upstream in config.upstreams
     }
+
+
+def routes_of(config: Config) -> Routes:
+    """The routes of a config, with an upstream client for each upstream."""
+    upstreams = upstreams_of(config)
     models = KnownModels(config.models)
     prices = [price for route in config.routes for price in (route.price, *(rule.price for rule in route.rules))]
     if any(price.llm for price in prices if price is not None):

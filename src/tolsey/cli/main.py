@@ -15,6 +15,7 @@ from tolsey.cli.program import LazyCommands, Program, show_help
 COMMANDS: Final = {
     "init": "tolsey.cli.setup",
     "check": "tolsey.cli.setup",
+    "doctor": "tolsey.cli.doctoring",
     "serve": "tolsey.cli.running",
     "mint": "tolsey.cli.minting",
     "attenuate": "tolsey.cli.tokens",

@@ -33,6 +33,7 @@ TITLES: Final[Mapping[str, str]] = {
     "challenge_refused": "The challenge is not paid",
     "config_invalid": "The config cannot be used",
     "directory_refused": "The directory cannot be used",
+    "doctor_errors": "The gateway is not fit to serve",
     "fetch_failed": "The call failed",
     "file_unusable": "A file cannot be used",
     "grant_refused": "This cannot be granted",

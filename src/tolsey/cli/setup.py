@@ -1,7 +1,6 @@
 """`tolsey init` and `tolsey check`: a new gateway, and what is wrong with one."""
 
 import os
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
@@ -11,17 +10,14 @@ import typer
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
 from tolsey.cli.output import emit, fault, printable, problem, say, warn
 from tolsey.cli.program import command, new_app
-from tolsey.errors import KeyringError, LedgerRefused, TolseyError
+from tolsey.errors import TolseyError
 
 if TYPE_CHECKING:
-    from tolsey.config import Config
     from tolsey.store.keyring import Keyring
 
 app = new_app()
 
 CONFIG_NAME: Final = "tolsey.toml"
-WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 2))
-"""The first and the last version of SQLite whose checkpoints can lose a commit made beside them."""
 
 
 class DirectoryRefused(TolseyError):
@@ -105,6 +101,7 @@ def check(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
     Goes through the config, with the line and the key of each error, then the keyring and the ledger. Changes nothing.
     Exit status 1 if there is an error; warnings and notes are none.
     """
+    from tolsey.cli.examining import faults, sqlite_notes
     from tolsey.cli.place import find_config
     from tolsey.config import load, problems
 
@@ -116,8 +113,8 @@ def check(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
     if not found:
         config = load(file, os.environ)
         warnings += config.warnings
-        errors += _faults(config, warnings)
-        notes += [] if config.ledger.postgresql else _notes()
+        errors += faults(config, warnings)
+        notes += [] if config.ledger.postgresql else sqlite_notes()
     data = {"config": os.fspath(file), "errors": [problem(e) for e in errors], "warnings": warnings, "notes": notes}
 
     def human() -> None:
@@ -135,54 +132,3 @@ def check(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
         raise errors[0]
     if errors:
         raise typer.Exit(1)
-
-
-def _faults(config: "Config", warnings: list[str]) -> Iterator[TolseyError]:
-    """What is wrong beside the config: the keyring, the ledger, and whether they belong together."""
-    from tolsey.store.keyring import Keyring, check_ledger
-
-    try:
-        keyring = Keyring.open(config.keys)
-    except KeyringError as error:
-        yield error
-        return
-    refused: str | None = None
-    try:
-        # Twice, since a gateway may raise the mark between the two readings; it does so no more than twice a second.
-        for _ in range(2):
-            ledger_id, entries, found = _identify(config)
-            refused = check_ledger(keyring, ledger_id=ledger_id, entries=entries)
-            if refused is None:
-                warnings += found
-                return
-    except TolseyError as error:
-        yield error
-        return
-    where = "the PostgreSQL database" if config.ledger.postgresql else config.ledger.path
-    yield LedgerRefused(f"{where}: {refused}")
-
-
-def _identify(config: "Config") -> tuple[str | None, int, Sequence[str]]:
-    """The ledger's id, None where it is yet to be made, the number of its last entry, and what to warn of."""
-    url = config.ledger.postgresql
-    if url is not None:
-        from tolsey.store.postgres_health import examine
-
-        found = examine(url, seconds=config.ledger.timeout)
-        return found.id, found.entries, found.warnings
-    from tolsey.cli.place import identify
-    from tolsey.store.sqlite_file import check_file_system
-
-    check_file_system(config.ledger.path)
-    return *identify(config.ledger.path), ()
-
-
-def _notes() -> Iterator[str]:
-    import sqlite3
-
-    first, last = WAL_RESET_BUG
-    if first <= sqlite3.sqlite_version_info <= last:
-        yield (
-            f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (3.7.0 to 3.51.2), which needs a checkpoint beside"
-            " a commit; Tolsey takes none there"
-        )

@@ -114,8 +114,8 @@ class Upstream:
                 )
         except TimeoutError:
             raise NotSent("the upstream did not accept the connection in time", late=True) from None
-        except OSError:
-            raise NotSent("the upstream cannot be reached") from None
+        except OSError as error:
+            raise NotSent("the upstream cannot be reached") from error
         return made
 
     def keep(self, connection: "_Connection") -> None:

@@ -1,8 +1,9 @@
-"""What `tolsey check` looks at on a PostgreSQL server: whether a ledger can be kept there, and what would lose entries
-that were acknowledged. Changes nothing.
+"""What `tolsey check` and `tolsey doctor` look at on a PostgreSQL server: whether a ledger can be kept there, and what
+would lose entries that were acknowledged. Changes nothing.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,13 +20,31 @@ _SETTINGS = """
 """
 
 
+_FACTS = """
+    SELECT current_setting('server_version') AS version, (extract(epoch FROM clock_timestamp()) * 1e9)::bigint AS now,
+        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+            - (SELECT sum(numbackends) FROM pg_stat_database)::int AS free,
+        coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)
+            OR inet_client_addr() IS NULL OR inet_client_addr() = inet_server_addr() AS private
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The id of the ledger (None: it is yet to be made), the number of its last entry, and what to warn of."""
+    """The id of the ledger (None: it is yet to be made), the number of its last entry, and what to warn of.
+
+    `answered` is the seconds that the server took to answer, `apart` how many its clock is certainly off this one's,
+    `free` the connections that are left on it, `private` whether nobody between here and there can listen.
+    """
 
     id: str | None
     entries: int
     warnings: tuple[str, ...]
+    version: str
+    answered: float
+    apart: float
+    free: int
+    private: bool
 
 
 def examine(url: str, *, seconds: float) -> Examined:
@@ -49,7 +68,21 @@ async def _look(db: Db) -> Examined:
         check_moved(found["moved_to"])
     entries = 0 if found is None else await db.fetchval("SELECT coalesce(max(n), 0) FROM entry")
     (settings,) = await db.fetch(_SETTINGS)
-    return Examined(None if found is None else found["id"], entries, tuple(_dangers(settings)))
+    asked = time.time_ns()
+    (facts,) = await db.fetch(_FACTS)
+    answered = time.time_ns()
+    # As far as the clocks are known to be apart: the server read its own somewhere between the two.
+    apart = max(facts["now"] - answered, asked - facts["now"], 0) / 1e9
+    return Examined(
+        None if found is None else found["id"],
+        entries,
+        tuple(_dangers(settings)),
+        facts["version"].split()[0],
+        (answered - asked) / 1e9,
+        apart,
+        facts["free"],
+        facts["private"],
+    )
 
 
 def _dangers(settings: asyncpg.Record) -> Iterator[str]:

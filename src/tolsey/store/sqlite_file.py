@@ -108,16 +108,22 @@ def check_library(version: tuple[int, int, int]) -> None:
 
 def check_file_system(path: Path) -> None:
     """Raise `LedgerRefused` where the file would lie on a network file system, whose locks cannot be relied on."""
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise LedgerRefused(f"{path} lies on a network file system ({kind}); SQLite needs a local disk")
+
+
+def file_system(path: Path) -> str:
+    """The kind of file system that a file lies on or would, as the kernel names it; empty where it does not tell."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
             mounts = [line.split() for line in file]
     except OSError:
-        return
+        return ""
     best, kind = "", ""
     target = str(path.resolve())
     for fields in mounts:
         point = fields[4].replace("\\040", " ")
         if (target == point or target.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
             best, kind = point, fields[fields.index("-") + 1]
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise LedgerRefused(f"{path} lies on a network file system ({kind}); SQLite needs a local disk")
+    return kind
