@@ -3,6 +3,7 @@
 import contextlib
 import select
 import socket
+import ssl
 import struct
 import time
 from dataclasses import dataclass, replace
@@ -184,10 +185,11 @@ class End:
 
 
 class Client(End):
-    """The end of a client."""
+    """The end of a client, over TLS where a context says how the other end is known."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        super().__init__(socket.create_connection((host, port), SECONDS))
+    def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+        sock = socket.create_connection((host, port), SECONDS)
+        super().__init__(sock if tls is None else tls.wrap_socket(sock, server_hostname=host))
 
     def __enter__(self) -> "Client":
         return self

@@ -178,7 +178,7 @@ BAD: list[tuple[str, int | None, str | None, str]] = [
     ("[server]\nprot = 1", 2, "server.prot", 'unknown key; did you mean "port"?'),
     ("[serve]\nport = 1", 1, "serve", 'unknown key; did you mean "server"?'),
     ("[zzz]", 1, "zzz", '"keys", "ledger", "limits", "telemetry", "observe", "upstream", "payment", "route", "model"'),
-    ("\n\n[server.tls]\ncert = 1", 3, "server.tls", "unknown key; known are"),
+    ("\n\n[server.quic]\nversion = 1", 3, "server.quic", "unknown key; known are"),
     ("server.\"a b\".'c' = 1", 1, 'server."a b"', "unknown key"),
     ("server = 1", 1, "server", "must be a table, not an integer; write [server]"),
     ("[[server]]\nport = 1", 1, "server", "must be a table, not an array; write [server]"),

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from tests.certificates import Authority
 from tests.swarm import free_port
 from tests.upstreams import Upstream
 from tolsey.admin.metrics import METRICS
@@ -366,6 +367,9 @@ def test_the_examples_of_the_config_are_one_that_works(tmp_path: Path) -> None:
     examples = [block.text for block in blocks("toml") if block.page == "docs/config.md"]
     file = tmp_path / "tolsey.toml"
     file.write_text("\n".join(examples))
+    authority = Authority(tmp_path / "tls")
+    for name in ("server", "client"):
+        authority.certify(name)
     assert problems(file, ENV) == []
     assert load(file, ENV).warnings == ()
     assert len(examples) == len(SECTIONS)

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CONFIG_PARTS = ("lines", "observe", "payment", "prices", "secrets", "telemetry")
+CONFIG_PARTS = ("lines", "observe", "payment", "prices", "secrets", "telemetry", "tls")
 
 FLOORS = {
     "units": 0,

@@ -7,6 +7,7 @@ Every other request is answered with 200 and `{}`, or as `answers` says for its 
 import contextlib
 import queue
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -45,9 +46,12 @@ class Talk(End):
 
 
 class Upstream:
-    """`heard` is every request with its body, in the order they came; `connections` how many were ever opened."""
+    """`heard` is every request with its body, in the order they came; `connections` how many were ever opened. With a
+    context that says what it shows it speaks TLS.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.heard: list[Message] = []
         self.connections = 0
         self.answers: dict[str, bytes] = {}
@@ -99,6 +103,8 @@ class Upstream:
     def _serve(self, end: End) -> None:
         end.socket.settimeout(None)
         with contextlib.suppress(Broken, OSError, ValueError):
+            if self._tls is not None:
+                end.socket = self._tls.wrap_socket(end.socket, server_side=True)
             while True:
                 request = end.head()
                 if "/talk" in request.target:

@@ -21,6 +21,7 @@ from tolsey.config_payment import Payment, bind, read_offers, read_payment
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
 from tolsey.config_secrets import Secret, fill, ledger_in
 from tolsey.config_telemetry import Telemetry, read_telemetry
+from tolsey.config_tls import Tls, read_server_tls, read_upstream_tls
 from tolsey.errors import ConfigError, LedgerRefused
 from tolsey.pricing.tariff import Price, Rule
 from tolsey.token.wire import LIMITS, Limits
@@ -61,6 +62,7 @@ class Server:
     max_body: int | None
     trusted_proxies: tuple[Network, ...]
     disclose: str
+    tls: Tls | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Upstream:
     headers: tuple[tuple[str, Secret], ...]
     connect_timeout: float
     timeout: float
+    tls: Tls | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +209,7 @@ def _parse(data: bytes, path: Path, env: Mapping[str, str], sends: bool = True) 
     except (ValueError, RecursionError):
         return [ConfigError("is not TOML: a number is too long, or arrays are nested too deep", file=file)]
     found = Problems(file, lines.locate(text))
-    reader = _Reader(found, Table(found, (), document), env, sends)
-    config = reader.config(Path(os.path.abspath(path)), data)
+    config = _Reader(found, Table(found, (), document), Path(os.path.abspath(path)), env, sends).config(data)
     return found.in_order() or config
 
 
@@ -221,14 +223,16 @@ def _syntax_error(error: tomllib.TOMLDecodeError, text: str, file: str) -> Confi
 class _Reader:
     """Reads one document. What is wrong goes to `problems`; what comes back then has stand-ins and must not be used."""
 
-    def __init__(self, problems: Problems, document: Table, env: Mapping[str, str], sends: bool) -> None:
+    def __init__(self, problems: Problems, document: Table, file: Path, env: Mapping[str, str], sends: bool) -> None:
         self.problems = problems
         self.document = document
+        self.file = file
+        self.base = file.parent
         self.env = env
         self.sends = sends
 
-    def config(self, file: Path, source: bytes) -> Config:
-        document = self.document
+    def config(self, source: bytes) -> Config:
+        document, file = self.document, self.file
         server = self.server(document.table("server"))
         admin = self.admin(document.table("admin"), server)
         keys = document.table("keys")
@@ -265,6 +269,7 @@ class _Reader:
             max_body=table.read("max_body", whole(0, _MAX_INT), None),
             trusted_proxies=table.each("trusted_proxies", lines.network),
             disclose=table.read("disclose", one_of("chain", "none"), "chain"),
+            tls=read_server_tls(table, self.base, uses=self.sends),
         )
         table.done()
         return server
@@ -315,6 +320,7 @@ class _Reader:
             headers=self.headers(table.table("headers")),
             connect_timeout=table.read("connect_timeout", seconds(MAX_SECONDS), 5.0),
             timeout=table.read("timeout", seconds(MAX_SECONDS), 60.0),
+            tls=read_upstream_tls(table, self.base, url, uses=self.sends),
         )
         table.done()
         return upstream

@@ -41,6 +41,7 @@ def upstreams_of(config: Config) -> dict[str, Upstream]:
             headers=tuple((name, value.reveal()) for name, value in upstream.headers),
             connect_timeout=upstream.connect_timeout,
             timeout=upstream.timeout,
+            tls=None if upstream.tls is None else upstream.tls.client(),
         )
         for upstream in config.upstreams
     }

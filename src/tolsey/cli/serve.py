@@ -37,7 +37,7 @@ resolved.
 SETTLED = "settled holds of dead workers, or beyond their time, as unmetered"
 
 FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits", "telemetry")
-"""What a reload cannot change; of `server` only where and with how many workers it listens."""
+"""What a reload cannot change; of `server` only where, with how many workers, and whether over TLS it listens."""
 
 READY_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
@@ -135,7 +135,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._asked = asyncio.Event()
         self._config_number = 0
-        self._stamp = _stamp(config.file)
+        self._stamps = _stamps(config)
         self._marked = -1
         self._housework = asyncio.Lock()
 
@@ -176,7 +176,8 @@ class Supervisor:
 
     async def _announce(self) -> None:
         await asyncio.gather(*(child.ready.wait() for child in self._children))
-        url = f"http://{self.config.server.host}:{self.port}"
+        scheme = "http" if self.config.server.tls is None else "https"
+        url = f"{scheme}://{self.config.server.host}:{self.port}"
         self._log.info("listening", url=url, admin=self._admin_url(), workers=self._workers)
 
     def _admin_url(self) -> str:
@@ -230,9 +231,9 @@ class Supervisor:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), TICK_SECONDS)
-            stamp = _stamp(self.config.file)
-            if stamp != self._stamp or self._asked.is_set():
-                self._stamp = stamp
+            stamps = _stamps(self.config)
+            if stamps != self._stamps or self._asked.is_set():
+                self._stamps = stamps
                 self._asked.clear()
                 await self._reload()
             await self._expire()
@@ -309,8 +310,14 @@ class Supervisor:
 
 def _fixed(config: Config, section: str) -> object:
     if section == "server":
-        return (config.server.host, config.server.port, config.server.workers)
+        return (config.server.host, config.server.port, config.server.workers, config.server.tls is None)
     return getattr(config, section)
+
+
+def _stamps(config: Config) -> list[tuple[int, int, int]]:
+    """What changes when the config or a certificate that it names does."""
+    every = (config.server.tls, *(upstream.tls for upstream in config.upstreams))
+    return [_stamp(file) for file in (config.file, *(file for tls in every if tls is not None for file in tls.files))]
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

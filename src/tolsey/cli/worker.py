@@ -125,6 +125,8 @@ class Worker:
         self._counts = Counts()
         self._gateway: Gateway
         self._told: str | None = None
+        self.tls = None if self._config.server.tls is None else self._config.server.tls.server()
+        """What the data port shows to clients, None for plain text."""
         self._closing: asyncio.Task[None] | None = None
 
     def _read(self, message: Message) -> tuple[Config, int]:
@@ -234,11 +236,14 @@ class Worker:
         try:
             config, number = self._read(message)
             new_desk = self._desk(config)
-        except TolseyError as error:
+            routes = routes_of(config)
+            if self.tls is not None and config.server.tls is not None:
+                config.server.tls.load(self.tls)
+        except (TolseyError, OSError) as error:
             self._log.error("the new config is refused; the old one goes on", error=str(error))
             return
         before = {route.upstream for route in self._passage.routes.all}
-        self._passage.routes = routes_of(config)
+        self._passage.routes = routes
         self._passage.trusted_proxies = config.server.trusted_proxies
         self._passage.disclose_chain = config.server.disclose == "chain"
         self._passage.agents = config.agents
@@ -254,7 +259,7 @@ class Worker:
 
 async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
     server = HttpServer(await worker.start())
-    await server.listen(host, port)
+    await server.listen(host, port, worker.tls)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

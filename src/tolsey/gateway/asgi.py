@@ -66,10 +66,9 @@ class Gateway:
         passage = self._passage
         at, began = passage.now(), time.perf_counter_ns()
         request = read_request(scope)
-        if isinstance(request, Refusal):
-            record, has_body = CallRecord(at, began, scope["method"]), True
-        else:
-            record, has_body = CallRecord(at, began, request.method, request.path, request.trace), request.size != 0
+        record, has_body = CallRecord(at, began, scope["method"], scheme=scope["scheme"]), True
+        if not isinstance(request, Refusal):
+            record.path, record.trace, has_body = request.path, request.trace, request.size != 0
         client = Client(self._watch, receive, send, record, has_body=has_body, marks=passage.marks)
         if self._begun is not None:
             self._begun(record)

@@ -50,6 +50,7 @@ class CallRecord(msgspec.Struct, gc=False):
     began: int
     method: str
     path: str = ""
+    scheme: str = "http"
     trace: Trace | None = None
     own: bool = False
     route: "Route | None" = None

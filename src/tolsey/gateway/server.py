@@ -10,6 +10,7 @@ refuses what request smuggling lives on: two lengths, a length beside an encodin
 
 import asyncio
 import re
+import ssl
 import time
 from collections import deque
 from email.utils import formatdate
@@ -67,8 +68,10 @@ class HttpServer:
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int) -> None:
-        """Open the port. Several processes may open the same one; the kernel shares the connections out."""
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Open the port, for `tls` or for plain text. Several processes may open the same one; the kernel shares the
+        connections out.
+        """
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
             lambda: cast("asyncio.Protocol", Connection(self, loop)),
@@ -77,6 +80,10 @@ class HttpServer:
             reuse_port=True,
             reuse_address=True,
             backlog=1024,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else HEAD_SECONDS,
+            # An idle client need not be listening for the end of its connection.
+            ssl_shutdown_timeout=None if tls is None else LINGER_SECONDS,
         )
         self._listeners.append(listener)
         if self._sweeper is None:
@@ -118,6 +125,7 @@ class Connection(WriteFlow):
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
         self._peer: tuple[str, int] | None = None
+        self._scheme = "http"
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
@@ -141,6 +149,7 @@ class Connection(WriteFlow):
         self._transport.set_write_buffer_limits(high=MAX_BUFFERED)
         peer = transport.get_extra_info("peername")
         self._peer = (peer[0], peer[1]) if peer else None
+        self._scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -239,7 +248,7 @@ class Connection(WriteFlow):
             "asgi": _ASGI,
             "http_version": version,
             "method": method,
-            "scheme": "http",
+            "scheme": self._scheme,
             "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
@@ -345,7 +354,9 @@ class Connection(WriteFlow):
             self._transport.write(self._last_words)
         if self._in_request and not self._server.draining and not self._transport.is_closing():
             self._ended = True
-            self._transport.write_eof()
+            # TLS has no half-closed connection: there the client sees by the length that the answer is whole.
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
         else:
             self._transport.close()
 

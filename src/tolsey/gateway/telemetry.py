@@ -161,7 +161,7 @@ def _shared(record: CallRecord) -> Attributes:
     """What span and metric both have: from the config or from closed lists."""
     found: Attributes = {
         "http.request.method": record.method if record.method in METHODS else "_OTHER",
-        "url.scheme": "http",
+        "url.scheme": record.scheme,
     }
     if record.route is not None:
         found["http.route"] = record.route.pattern.text

@@ -53,7 +53,7 @@ class Upstream:
     """A configured upstream.
 
     `url` is its origin and an optional path prefix, `headers` are set on every request, `timeout` is how many seconds
-    of silence are borne.
+    of silence are borne. `tls` is how it is known, and by what it knows us, where that is not as the system has it.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Upstream:
         headers: tuple[tuple[str, str], ...] = (),
         connect_timeout: float = 5.0,
         timeout: float = 60.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         scheme, _, rest = url.partition("://")
@@ -73,7 +74,7 @@ class Upstream:
         self.headers = tuple((name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers)
         self.timeout = timeout
         self._connect_timeout = connect_timeout
-        self._tls = ssl.create_default_context() if scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if scheme == "https" else None
         self._host, self._port = _address(authority, 443 if scheme == "https" else 80)
         self._host_line = b" HTTP/1.1\r\nhost: " + authority.encode("ascii") + b"\r\n"
         self._idle: deque[_Connection] = deque()
