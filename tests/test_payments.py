@@ -16,6 +16,7 @@ from tests.gateways import Gateway, lay_out, problem, serving, until
 from tests.payers import PURSE, Paid, buy, challenge_of, preimage_of, text_of
 from tests.postgres import Server
 from tests.reading import fsck
+from tests.scraping import scrape, scraped
 from tests.swarm import Entry
 from tests.upstreams import Upstream
 from tolsey.errors import STATUSES
@@ -373,6 +374,7 @@ def test_a_client_gets_only_so_many_challenges(tmp_path: Path, upstream: Upstrea
 
 def test_a_node_that_is_away_stops_no_token(tmp_path: Path, upstream: Upstream) -> None:
     with serving(tmp_path, CONFIG, port=upstream.port) as gateway:
+        assert scrape(gateway).value("tolsey_payment_node_away") == 0
         paid = buy(gateway)
         text = gateway.file.read_text()
         away = f'backend = "lnd"\nurl = "http://127.0.0.1:9"\nsecret = "{secrets.token_hex(8)}"'
@@ -383,7 +385,9 @@ def test_a_node_that_is_away_stops_no_token(tmp_path: Path, upstream: Upstream) 
         assert "tolsey-payment" not in answer
         assert gateway.ask("GET", "/search", paid.header).status == 200
         assert "the payment node is away" in gateway.said()
+        scraped(gateway, lambda page: page.value("tolsey_payment_node_away") >= 1)
         gateway.reload(text)
+        scraped(gateway, lambda page: page.value("tolsey_payment_node_away") == 0)
         assert buy(gateway) != paid
 
 

@@ -27,7 +27,7 @@ from tolsey.cli.assemble import desk_of, hold_ids, reopen_ledger, routes_of, tel
 from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
-from tolsey.gateway.counting import FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS, Counts
+from tolsey.gateway.counting import FAILED_GROUPS, FENCED, NODE_AWAY, OPEN_CALLS, OPEN_HOLDS, Counts
 from tolsey.gateway.desk import Desk
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
@@ -125,6 +125,7 @@ class Worker:
         self._counts = Counts()
         self._gateway: Gateway
         self._told: str | None = None
+        self._node_away = False
         self.tls = None if self._config.server.tls is None else self._config.server.tls.server()
         """What the data port shows to clients, None for plain text."""
         self._closing: asyncio.Task[None] | None = None
@@ -179,7 +180,10 @@ class Worker:
         self._log.warning("telemetry is not sent", error=about)
 
     def _desk(self, config: Config) -> Desk | None:
+        self._node_away = False
+
         def tell(problem: str | None) -> None:
+            self._node_away = problem is not None
             if problem is None:
                 self._log.info("the payment node is back")
             else:
@@ -225,6 +229,7 @@ class Worker:
             FENCED: self._book.fenced,
             OPEN_CALLS: self._gateway.open_calls,
             OPEN_HOLDS: len(self._book.holds),
+            NODE_AWAY: int(self._node_away),
         }
         self._control.tell(counts=self._counts.rows(others))
 

@@ -117,9 +117,14 @@ FENCED: Final = Metric(
 OPEN_CALLS: Final = Metric("tolsey_calls_open", "gauge", "Calls under way")
 OPEN_HOLDS: Final = Metric("tolsey_holds_open", "gauge", "Holds of living workers that are not resolved on disk")
 
+NODE_AWAY: Final = Metric(
+    "tolsey_payment_node_away", "gauge", "Workers that got no invoice of the payment node when they last asked for one"
+)
+
 OF_WORKERS: Final = (
     CALLS, SPEND, TAGGED_CALLS, TAGGED_SPEND, UNMETERED, REPLAYS, TOKENS, RECEIVED, SENT, DURATION, ADDED, FAULTS_SEEN,
     UNKNOWN_KEYS, WAITED, COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS,
+    NODE_AWAY,
 )  # fmt: skip
 """What workers count."""
 
