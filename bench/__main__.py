@@ -1,5 +1,5 @@
 """The command: ``python -m bench`` for speed, ``python -m bench memory`` for the memory of a worker, ``python -m bench
-ledger`` for the ledger alone, on both engines.
+ledger`` for the ledger alone, on both engines, ``python -m bench flood`` for what strangers cost who do not pay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench import BenchError, Missing, gateway, install, ledger, machine, memory, quick, report, speed
+from bench import BenchError, Missing, flood, gateway, install, ledger, machine, memory, quick, report, speed
 from bench.contestants import CONTESTANTS, NAMES, Contestant
 from bench.versions import version
 
@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
         description="Tolsey against real proxies on the same work, in one run. Only the ratios count.",
         epilog="example: python -m bench --only caddy,envoy-authz,tolsey --rounds 5",
     )
-    parser.add_argument("what", nargs="?", choices=["speed", "memory", "ledger"], default="speed")
+    parser.add_argument("what", nargs="?", choices=["speed", "memory", "ledger", "flood"], default="speed")
     parser.add_argument("--quick", action="store_true", help="only check that it runs and that the ledger is right")
     parser.add_argument("--seconds", type=_positive, help="of load in each round (default 4)")
     parser.add_argument("--rounds", type=_positive, help="how often each contestant runs (default 3)")
@@ -58,7 +58,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     asked = arguments()
     try:
-        return {"speed": _speed, "memory": _memory, "ledger": _ledger}[asked.what](asked)
+        return {"speed": _speed, "memory": _memory, "ledger": _ledger, "flood": _flood}[asked.what](asked)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -130,6 +130,16 @@ def _ledger(asked: argparse.Namespace) -> int:
     ledger.show(runs, facts, judge=not asked.quick)
     if asked.json:
         report.save(asked.json, ledger.document(runs, facts))
+    return 0
+
+
+def _flood(asked: argparse.Namespace) -> int:
+    places = machine.cores()
+    facts = _facts(places, ["tolsey"])
+    found = flood.measure(places, 1_000 if asked.quick else 20_000)
+    report.show_flood(found, facts)
+    if asked.json:
+        report.save(asked.json, {**facts, "flood": [asdict(one) for one in found]})
     return 0
 
 

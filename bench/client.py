@@ -32,14 +32,14 @@ async def _calls(port: int, path: str, tokens: Iterator[str]) -> int:
         for token in tokens:
             head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n"
             writer.write(head.encode())
-            status, body = await _response(reader)
+            status, body = await response(reader)
             if status != 200:
                 raise BenchError(f"call {count + 1} of a connection was answered {status}: {body.decode()}")
             count += 1
     return count
 
 
-async def _response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and body of a response with a length or in chunks."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

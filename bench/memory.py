@@ -43,11 +43,11 @@ def measure(places: Cores, count: int) -> Memory:
         parent = gateway.attenuate(gateway.mint(place), "swarm", "1000000 USD")
         before = upstream.seen()
         with gateway.serving(place, places.server, folder / "tolsey.log") as process:
-            first = memory_mb(_worker(process.pid))
+            first = memory_mb(largest(process.pid))
             start = time.monotonic()
             made = asyncio.run(call_all(place.port, PATH, _tokens(parent, count), connections=CONNECTIONS))
             seconds = time.monotonic() - start
-            worker = _worker(process.pid)
+            worker = largest(process.pid)
             last, peak = memory_mb(worker), memory_mb(worker, "VmHWM")
         audit = gateway.audit(place, upstream.seen() - before, runs_of_wrk=0)
     if made != count or audit.calls != count:
@@ -65,7 +65,7 @@ def _tokens(parent: str, count: int) -> Iterator[str]:
         yield attenuate(parent, label=f"worker-{number}", budget="1 USD")
 
 
-def _worker(pid: int) -> int:
+def largest(pid: int) -> int:
     """The largest process below ``serve``, which is the worker; ``serve`` itself if it has none."""
     _, *below = tree(pid)
     return max(below, key=memory_mb, default=pid)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench.contestants import CONTESTANTS
 from bench.figures import TARGETS, Spread, names, of, ratio, spread
+from bench.flood import Flood
 from bench.memory import LIMIT_MB, Memory
 from bench.speed import Run
 
@@ -56,6 +57,19 @@ def show_memory(found: Memory, facts: Facts, *, judge: bool) -> None:
     screen.print(f"target: under {LIMIT_MB:.0f} MB: {verdict}")
     audit = found.audit
     screen.print(f"correct: the ledger has {audit.calls:,} calls, the upstream saw {audit.seen:,}; fsck passed")
+    show_facts(screen, facts)
+
+
+def show_flood(found: Sequence[Flood], facts: Facts) -> None:
+    """Print what strangers cost."""
+    screen = console()
+    table = Table(title="calls without a token, each from another address")
+    for name in ("limit", "answers", "CPU µs a call", "memory", "ledger"):
+        table.add_column(name)
+    for one in found:
+        answers = ", ".join(f"{count:,} × {status}" for status, count in one.answers.items())
+        table.add_row(one.what, answers, f"{one.cpu_us:.0f}", f"{one.grown_mb:+.1f} MB", f"{one.ledger_bytes:+,} B")
+    screen.print(table)
     show_facts(screen, facts)
 
 
