@@ -26,7 +26,7 @@ test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-test-lightning: setup ## real payments between two lnd nodes, by other people's clients too; builds lnd once, needs Go
+test-lightning: setup ## real payments between two lnd nodes, by other people's clients too; builds lnd and Aperture once, needs Go
 	@$(BIN)/python -m pytest -q -m lightning $(ARGS)
 test-examples: setup examples/$(VENV)/.locked ## run examples/ against a local gateway and local providers
 	@$(BIN)/python -m pytest -q -rP tests/test_examples.py $(ARGS)

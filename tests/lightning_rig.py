@@ -25,7 +25,11 @@ from tests.clients import LNBITS
 from tests.swarm import free_port
 
 SOURCE: Final = Path(__file__).with_name("lightning")
-PROGRAMS: Final = {"btcd": "github.com/btcsuite/btcd", "lnd": "github.com/lightningnetwork/lnd/cmd/lnd"}
+PROGRAMS: Final = {
+    "aperture": "github.com/lightninglabs/aperture/cmd/aperture",
+    "btcd": "github.com/btcsuite/btcd",
+    "lnd": "github.com/lightningnetwork/lnd/cmd/lnd",
+}
 BUILD_SECONDS: Final = 1800
 WAIT_SECONDS: Final = 120.0
 MATURE_BLOCKS: Final = 450
@@ -37,12 +41,12 @@ _T = TypeVar("_T")
 def build() -> Path:
     """The folder with the programs, built if they are not there. Takes minutes on a fresh machine."""
     if shutil.which("go") is None:
-        raise RuntimeError("the Lightning tests build lnd and btcd: install Go 1.24 or later")
+        raise RuntimeError("the Lightning tests build lnd, btcd and aperture: install Go 1.26 or later")
     digest = hashlib.sha256((SOURCE / "go.mod").read_bytes() + (SOURCE / "go.sum").read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "tolsey" / f"lightning-{digest}"
     if not all((folder / name).exists() for name in PROGRAMS):
-        sys.stderr.write(f"lightning: building lnd and btcd into {folder} (once, some minutes) ...\n")
+        sys.stderr.write(f"lightning: building lnd, btcd and aperture into {folder} (once, some minutes) ...\n")
         folder.mkdir(parents=True, exist_ok=True)
         command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", f"{folder}/", *PROGRAMS.values()]
         env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
@@ -154,7 +158,7 @@ class Lnd:
 
     def __init__(self, programs: Path, folder: Path, chain: Chain, *, tls: bool) -> None:
         self.folder, self._tls = folder, tls
-        self.rest, self.listen, self._rpc = free_port(), free_port(), free_port()
+        self.rest, self.listen, self.rpc = free_port(), free_port(), free_port()
         self._command = (
             *(os.fspath(programs / "lnd"), f"--lnddir={folder}", "--noseedbackup", "--debuglevel=warn"),
             *(
@@ -165,7 +169,7 @@ class Lnd:
                 "--btcd.rpcpass=rig",
             ),
             *(f"--btcd.rpchost=127.0.0.1:{chain.rpc}", f"--btcd.rpccert={chain.certificate}"),
-            *(f"--listen=127.0.0.1:{self.listen}", f"--rpclisten=127.0.0.1:{self._rpc}"),
+            *(f"--listen=127.0.0.1:{self.listen}", f"--rpclisten=127.0.0.1:{self.rpc}"),
             *(f"--restlisten=127.0.0.1:{self.rest}", "--nobootstrap", "--trickledelay=50"),
             *(() if tls else ("--no-rest-tls",)),
         )
@@ -300,3 +304,7 @@ def open_channel(rig: Rig) -> None:
         "a payment goes through",
         lambda: payer.ask("POST", "/v1/channels/transactions", payment_request=invoice)["payment_preimage"],
     )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{build()}\n")

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from tests.aperture import EXPECTED
 from tests.certificates import Authority
 from tests.swarm import free_port
 from tests.upstreams import Upstream
@@ -260,6 +261,13 @@ def test_the_prices_shown_are_those_that_are_quoted(tmp_path: Path) -> None:
             _, said = run(lines[start].removeprefix("$ "), tmp_path)
             said = re.sub(r"of config [0-9a-f]{12}", f"of config {'0' * 12}", said)
             assert said.splitlines() == lines[start + 1 : end], lines[start]
+
+
+def test_the_table_about_aperture_is_what_it_answers() -> None:
+    """`make test-lightning` holds the same table against the real one."""
+    page = (DOCS / "divergences.md").read_text("utf-8")
+    for asked, answers in EXPECTED.items():
+        assert f"\n| {asked} | {' | '.join(answers)} |\n" in page
 
 
 # --- what is complete

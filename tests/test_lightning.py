@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.aperture import EXPECTED, PROBES, Aperture
 from tests.cli import tolsey
 from tests.clients import CLIENTS, Foreign
 from tests.gateways import Gateway, problem, serving, until
@@ -37,6 +38,20 @@ def config(rig: Rig, more: str = "") -> str:
 def gateway(rig: Rig, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with serving(tmp_path_factory.mktemp("gateway"), config(rig), port=upstream.port) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def alike(rig: Rig, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One that is told to answer as Aperture does."""
+    with serving(tmp_path_factory.mktemp("alike"), config(rig, "aperture = true\n"), port=upstream.port) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def aperture(rig: Rig, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aperture]:
+    running = Aperture(tmp_path_factory.mktemp("real") / "aperture", rig.seller, upstream.port)
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -116,6 +131,22 @@ def test_and_when_it_answers_as_aperture_does(rig: Rig, upstream: Upstream, tmp_
         for header in ("Bearer nonsense", "L402 nonsense", "L402 AAAA:" + "00" * 32):
             assert gateway.ask("GET", "/search", f"Authorization: {header}").status == 402
         assert client.run(base(gateway), rig.payer.url, rig.payer.macaroon("admin")) == [200, 200]
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_the_same_scripts_pass_against_aperture(aperture: Aperture, rig: Rig, client: Foreign) -> None:
+    assert client.run(aperture.url, rig.payer.url, rig.payer.macaroon("admin")) == [200, 200]
+
+
+def test_where_aperture_answers_otherwise(
+    aperture: Aperture, gateway: Gateway, alike: Gateway, wallet: LndWallet
+) -> None:
+    """The table of docs/divergences.md: the same probes of the three."""
+    found = {
+        name: [probe(url, wallet) for url in (aperture.url, base(gateway), base(alike))]
+        for name, probe in PROBES.items()
+    }
+    assert found == EXPECTED
 
 
 def test_lnbits_draws_and_pays(rig: Rig, upstream: Upstream, tmp_path: Path, wallet: LndWallet) -> None:
