@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from tolsey.errors import CaveatInvalid, CaveatWider, TokenError, TokenMalformed, TokenMissing, TolseyError
+from tolsey.token.admin_caveats import parser_of
 from tolsey.token.delegation import Inspection, UnverifiedLink, compose, inspection, narrow
 from tolsey.token.macaroon import Macaroon
 
@@ -58,7 +59,13 @@ def attenuate(
     """
     parent = Macaroon.deserialize(token.strip())
     texts = compose(
-        label=label, nonce=secrets.token_urlsafe(9), scope=scope, expires=expires, budget=budget, caveats=caveats
+        label=label,
+        nonce=secrets.token_urlsafe(9),
+        scope=scope,
+        expires=expires,
+        budget=budget,
+        caveats=caveats,
+        parse=parser_of(parent.identifier),
     )
     return narrow(parent, texts).to_text()
 

@@ -314,8 +314,10 @@ _FIRST_SECOND: Final = -62_135_596_800
 _LAST_SECOND: Final = 253_402_300_799
 
 
-def _alternatives(name: str, value: str) -> tuple[str, ...]:
-    """Split at white space, dropping one trailing comma of each (RULES.md T4)."""
+def alternatives(name: str, value: str) -> tuple[str, ...]:
+    """Split at white space, dropping one trailing comma of each (RULES.md T4). Raises `CaveatInvalid`; `name` is the
+    caveat's.
+    """
     words = tuple(word.removesuffix(",") for word in value.split())
     if not all(words):
         raise CaveatInvalid(f"{name}: an alternative is empty")
@@ -358,19 +360,20 @@ def _depth(value: str) -> Depth:
 
 
 def _scope(value: str) -> Scope:
-    return Scope(tuple(parse_pattern(word) for word in _alternatives("scope", value)))
+    return Scope(tuple(parse_pattern(word) for word in alternatives("scope", value)))
 
 
 def _method(value: str) -> Method:
-    names = _alternatives("method", value)
+    names = alternatives("method", value)
     for name in names:
         if name not in METHODS:
             raise CaveatInvalid(f"method: {name[:32]!r} is not one of {', '.join(METHODS)}")
     return Method(names)
 
 
-def _globs(name: str, value: str) -> tuple[str, ...]:
-    globs = _alternatives(name, value)
+def read_globs(name: str, value: str) -> tuple[str, ...]:
+    """Read alternatives that are names with `*` for any characters. Raises `CaveatInvalid`; `name` is the caveat's."""
+    globs = alternatives(name, value)
     for glob in globs:
         if _GLOB.fullmatch(glob) is None:
             raise CaveatInvalid(f"{name}: {glob[:64]!r} is not a name with '*' for any characters")
@@ -379,7 +382,7 @@ def _globs(name: str, value: str) -> tuple[str, ...]:
 
 def _tag(value: str) -> Tag:
     pairs = []
-    for word in _alternatives("tag", value):
+    for word in alternatives("tag", value):
         name, equals, glob = word.partition("=")
         if not equals or _TAG.fullmatch(name) is None or _GLOB.fullmatch(glob) is None:
             raise CaveatInvalid(f"tag: {word[:64]!r} is not a name and a value with '*' for any characters: team=res*")
@@ -389,7 +392,7 @@ def _tag(value: str) -> Tag:
 
 def _peer(value: str) -> Peer:
     try:
-        return Peer(tuple(ipaddress.ip_network(word) for word in _alternatives("peer", value)))
+        return Peer(tuple(ipaddress.ip_network(word) for word in alternatives("peer", value)))
     except ValueError:
         raise CaveatInvalid(f"peer: {value[:64]!r} is not a network, as in 10.0.0.0/8") from None
 
@@ -409,14 +412,14 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "expires": lambda value: Expires(parse_expiry(value)),
     "max-price": lambda value: MaxPrice(parse_amount(value)),
     "depth": _depth,
-    "upstream": lambda value: Upstream(_globs("upstream", value)),
+    "upstream": lambda value: Upstream(read_globs("upstream", value)),
     "peer": _peer,
     "purpose": Purpose,
     "calls": _calls,
     "rate": _rate,
     "tag": _tag,
     "tool": _not_yet("tool"),
-    "model": lambda value: Model(_globs("model", value)),
+    "model": lambda value: Model(read_globs("model", value)),
 }
 
 CAVEAT_NAMES: Final = tuple(_PARSERS)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from tolsey.call import Call
 from tolsey.errors import CaveatInvalid, Refusal, TokenForged, TokenMalformed
+from tolsey.token.admin_caveats import AdminMeaning, MintBudget, parse_admin_caveat
 from tolsey.token.caveats import (
     CONDITIONS,
     BudgetCaveat,
@@ -32,7 +33,7 @@ from tolsey.token.caveats import (
 from tolsey.token.l402 import Payment, read_identifier
 from tolsey.token.macaroon import ThirdParty, prefix_id
 from tolsey.token.wire import LIMITS, Caveat, Limits
-from tolsey.units import NANO, Amount
+from tolsey.units import NANO, Amount, Budget
 
 CALL: Final = "call"
 """The unit of the accounts that count calls."""
@@ -47,7 +48,7 @@ L402: Final = "tolsey-l402"
 """The kind of token that is paid for: its identifier is L402's."""
 
 _IDENTIFIER = re.compile(r"(tolsey|tolsey-admin):1:([A-Za-z0-9_-]{1,32}):[A-Za-z0-9_-]{22}:(0|[1-9]\d{0,2})", re.ASCII)
-_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, RateCaveat, Depth, Tag)
+_NOT_IN_A_DISCHARGE: Final = (Label, BudgetCaveat, Calls, RateCaveat, Depth, Tag, MintBudget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Charge(NamedTuple):
 class Term:
     """One caveat's meaning, with where it stands. `reason` is there when it was not understood: then it refuses."""
 
-    meaning: Meaning | None
+    meaning: Meaning | AdminMeaning | None
     text: str
     link: int
     reason: str = ""
@@ -246,26 +247,26 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
         if caveat.vid is not None:
             third_parties.append((ThirdParty(caveat, before), len(links) - 1, len(terms)))
             continue
-        term = _term(caveat, len(links) - 1)
+        term = _term(caveat, len(links) - 1, chain.identifier.kind)
+        minted = len(names) - 1 <= chain.identifier.minted
         match term.meaning:
             case Label(label, nonce):
                 links.append(Link(label, nonce, name))
                 continue
             case BudgetCaveat(budget):
-                minted = len(names) - 1 <= chain.identifier.minted
-                amount = budget.amount
-                at = BudgetAt(amount.unit, amount.nano, budget.period, name, len(links) - 1, minted, term.text)
-                budgets.append(at)
+                budgets.append(_budget_at(budget, name, len(links) - 1, minted, term.text))
+            case MintBudget(several):
+                budgets += [_budget_at(each, name, len(links) - 1, minted, term.text) for each in several]
+                terms.append(term)
             case Calls(count, period):
                 parent = counters[-1].id if counters else None
                 counters.append(Account(name, CALL, parent, links[-1].label, count * NANO, period))
                 counter_links.append(len(links) - 1)
-                minted_counters += len(names) - 1 <= chain.identifier.minted
+                minted_counters += minted
             case RateCaveat(calls, period):
                 rates.append(Rate(name, links[-1].label, calls, period))
-                minted_rates += len(names) - 1 <= chain.identifier.minted
+                minted_rates += minted
             case Tag(alternatives):
-                minted = len(names) - 1 <= chain.identifier.minted
                 tags.append(TagAt(alternatives, len(links) - 1, minted, term.text))
             case Purpose():
                 pass
@@ -293,9 +294,13 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
     )
 
 
-def _term(caveat: Caveat, link: int) -> Term:
+def _budget_at(budget: Budget, name: str, link: int, minted: bool, text: str) -> BudgetAt:
+    return BudgetAt(budget.amount.unit, budget.amount.nano, budget.period, name, link, minted, text)
+
+
+def _term(caveat: Caveat, link: int, kind: str) -> Term:
     try:
-        return Term(parse_caveat(caveat.cid), str(caveat), link)
+        return Term(parse_admin_caveat(caveat.cid) if kind == ADMIN else parse_caveat(caveat.cid), str(caveat), link)
     except CaveatInvalid as error:
         return Term(None, str(caveat), link, error.detail)
 
@@ -309,7 +314,7 @@ def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
     added: dict[int, list[Term]] = {}
     for number, caveat in found:
         _, link, at = chain.third_parties[number]
-        term = _term(caveat, link)
+        term = _term(caveat, link, chain.identifier.kind)
         if isinstance(term.meaning, Purpose):
             continue
         if isinstance(term.meaning, _NOT_IN_A_DISCHARGE):

@@ -4,11 +4,21 @@ Offline and unverified by nature: only the gateway has the keys. Writing a cavea
 refused here because it is a mistake; had it been written, the narrower one would still hold.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tolsey.errors import CaveatInvalid, CaveatWider
+from tolsey.token.admin_caveats import (
+    Action,
+    AdminMeaning,
+    MintBudget,
+    MintLabel,
+    MintLifetime,
+    MintScope,
+    parser_of,
+)
 from tolsey.token.caveats import (
+    SECOND,
     BudgetCaveat,
     Calls,
     Depth,
@@ -30,6 +40,7 @@ from tolsey.token.caveats import (
 from tolsey.token.l402 import read_identifier
 from tolsey.token.macaroon import Macaroon, prefix_id
 from tolsey.token.wire import LIMITS
+from tolsey.units import Budget
 
 
 def compose(
@@ -40,11 +51,12 @@ def compose(
     expires: str | None = None,
     budget: str | None = None,
     caveats: Sequence[str] = (),
+    parse: "Callable[[bytes], Meaning | AdminMeaning]" = parse_caveat,
 ) -> list[str]:
     """The caveats of one Link: `label` first, `budget` last, so that the final prefix id is the account's (RULES.md
     T2).
 
-    Each must be one that we know. Raises `CaveatInvalid`.
+    Each must be one that `parse` knows. Raises `CaveatInvalid`.
     """
     if not label.strip() or label != label.strip():
         raise CaveatInvalid("label: a label is not empty and has no white space around it")
@@ -57,19 +69,20 @@ def compose(
     others: list[str] = []
     for number, text in enumerate(texts):
         cid = text.encode("utf-8", "surrogatepass")
-        meaning = parse_caveat(cid)
+        meaning = parse(cid)
         if isinstance(meaning, Label) and number:
             raise CaveatInvalid("label: one Link has one label")
         if len(cid) > LIMITS.caveat_bytes:
             raise CaveatInvalid(f"a caveat has at most {LIMITS.caveat_bytes} bytes")
-        (budgets if isinstance(meaning, BudgetCaveat) else others).append(text)
+        (budgets if isinstance(meaning, BudgetCaveat | MintBudget) else others).append(text)
     return others + budgets
 
 
 def narrow(parent: Macaroon, texts: Sequence[str]) -> Macaroon:
     """Append one Link's caveats to `parent`, refusing any that is wider. Raises `CaveatWider` or `CaveatInvalid`."""
     held = meanings(parent)
-    added = [parse_caveat(text.encode("utf-8")) for text in texts]
+    parse = parser_of(parent.identifier)
+    added = [parse(text.encode("utf-8")) for text in texts]
     left = min((links - used for links, used in _depths(held)), default=LIMITS.links) - 1
     if left < 0:
         raise CaveatWider("the parent may not be handed on: its depth allows no further Link")
@@ -92,28 +105,29 @@ def narrow(parent: Macaroon, texts: Sequence[str]) -> Macaroon:
     return child
 
 
-def _count(kind: type[Meaning], meanings: Sequence[Meaning]) -> int:
+def _count(kind: type[Meaning], meanings: "Sequence[Meaning | AdminMeaning]") -> int:
     return sum(isinstance(meaning, kind) for meaning in meanings)
 
 
-def _depths(held: Sequence[Meaning]) -> list[tuple[int, int]]:
+def _depths(held: "Sequence[Meaning | AdminMeaning]") -> list[tuple[int, int]]:
     """For each `depth` caveat, the Links that it allows and those that follow it already."""
     return [(m.links, _count(Label, held[n:])) for n, m in enumerate(held) if isinstance(m, Depth)]
 
 
-def meanings(macaroon: Macaroon) -> list[Meaning]:
+def meanings(macaroon: Macaroon) -> "list[Meaning | AdminMeaning]":
     """What the first-party caveats mean, in order; those that are not understood are left out."""
+    parse = parser_of(macaroon.identifier)
     found = []
     for caveat in macaroon.caveats:
         if caveat.vid is None:
             try:
-                found.append(parse_caveat(caveat.cid))
+                found.append(parse(caveat.cid))
             except CaveatInvalid:
                 continue
     return found
 
 
-def _wider(new: Meaning, held: Meaning) -> str | None:
+def _wider(new: Meaning | AdminMeaning, held: Meaning | AdminMeaning) -> str | None:
     """Why `new` would allow something that `held` does not; None if it is as narrow, or about something else."""
     match new, held:
         case BudgetCaveat(mine), BudgetCaveat(theirs):
@@ -125,17 +139,35 @@ def _wider(new: Meaning, held: Meaning) -> str | None:
             return f"it has {most}" if price.unit == most.unit and price.nano > most.nano else None
         case Expires(at), Expires(before):
             return f"it expires {format_time(before)}" if at > before else None
-        case Scope(mine_), Scope(theirs_):
+        case (Scope(mine_), Scope(theirs_)) | (MintScope(mine_), MintScope(theirs_)):
             wide = [p.text for p in mine_ if not any(p.within(q) for q in theirs_)]
             return f"it has {' '.join(q.text for q in theirs_)}" if wide else None
-        case Method(names), Method(allowed):
+        case (Method(names), Method(allowed)) | (Action(names), Action(allowed)):
             return f"it has {', '.join(allowed)}" if set(names) - set(allowed) else None
-        case (Upstream(globs), Upstream(allowed)) | (Model(globs), Model(allowed)):
+        case (
+            (Upstream(globs), Upstream(allowed))
+            | (Model(globs), Model(allowed))
+            | (MintLabel(globs), MintLabel(allowed))
+        ):
             wide = [g for g in globs if not any(_glob_within(g, a) for a in allowed)]
             return f"it has {' '.join(allowed)}" if wide else None
+        case MintLifetime(span), MintLifetime(longest):
+            return f"it has {longest // SECOND} seconds" if span > longest else None
+        case MintBudget(limits), MintBudget(above):
+            return _mints_more(limits, above)
         case Peer(networks), Peer(allowed_):
             wide_ = [n for n in networks if not any(_network_within(n, a) for a in allowed_)]
             return f"it has {' '.join(map(str, allowed_))}" if wide_ else None
+    return None
+
+
+def _mints_more(limits: Sequence[Budget], above: Sequence[Budget]) -> str | None:
+    units = {budget.amount.unit for budget in above}
+    theirs = {(budget.amount.unit, budget.period): budget.amount.nano for budget in above}
+    for budget in limits:
+        unit = budget.amount.unit
+        if unit not in units or budget.amount.nano > theirs.get((unit, budget.period), budget.amount.nano):
+            return f"it has {', '.join(map(str, above))}"
     return None
 
 
@@ -188,7 +220,8 @@ def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspe
     links: list[tuple[str | None, str | None, list[str]]] = [(None, None, [])]
     problems: list[str] = []
     third_parties: list[str] = []
-    known: list[Meaning] = []
+    known: list[Meaning | AdminMeaning] = []
+    parse = parser_of(macaroon.identifier)
     for caveat in macaroon.caveats:
         if caveat.vid is not None:
             place = (caveat.location or b"").decode("utf-8", "backslashreplace")
@@ -196,7 +229,7 @@ def inspection(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> Inspe
             links[-1][2].append(f"third party: {place}")
             continue
         try:
-            meaning = parse_caveat(caveat.cid)
+            meaning = parse(caveat.cid)
         except CaveatInvalid as error:
             problems.append(f"{str(caveat)!r}: {error.detail}")
             links[-1][2].append(str(caveat))
