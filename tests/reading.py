@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.ledgers import database
 from tolsey.store import reports
-from tolsey.store.contract import Snapshot
+from tolsey.store.contract import EntryRow, Snapshot
 from tolsey.store.reports import Checked, TrailRow
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
 from tolsey.testing import FaultyLedger
@@ -24,6 +24,12 @@ def difference_after(ledger: FaultyLedger, statements: str) -> str:
     found = fsck(ledger.path).difference
     assert found is not None
     return found
+
+
+def entries(ledger: Path) -> list[EntryRow]:
+    """The journal."""
+    with SqliteSnapshot(ledger) as snapshot:
+        return list(snapshot.entries())
 
 
 def trail(ledger: Path | Snapshot, prefix_id: str | None = None) -> list[TrailRow]:

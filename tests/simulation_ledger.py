@@ -9,7 +9,7 @@ from tests.simulation_loop import Process
 from tests.simulation_store import LEASE_SECONDS, TIMEOUT_SECONDS, Database, Group, Owner
 from tolsey.errors import CommitUnknown, LedgerUnavailable
 from tolsey.ledger.books import Balance, Hold, Window
-from tolsey.ledger.events import Event, Expire, Outcome
+from tolsey.ledger.events import Event, Expire, Kind, Outcome
 from tolsey.ledger.windows import window
 from tolsey.testing import SECOND
 from tolsey.token.chain import Account
@@ -140,7 +140,7 @@ class SimulatedLedger:
     async def entry_count(self) -> int:
         return await self._db.ask(lambda: len(self._db.rows.journal))
 
-    async def accept(self, note: str) -> None:
+    async def note(self, kind: Kind, note: str) -> None:
         raise NotImplementedError
 
     async def tidy(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.ledgers import Ledgers, database, purse, replay, stands
 from tests.reading import difference_after, fsck, trail
 from tolsey.errors import LedgerRefused
-from tolsey.ledger.events import Event, Expire, Granted, Open, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Granted, Kind, Open, Reserve, Settle, Void
 from tolsey.store.keyring import Keyring, check_ledger
 from tolsey.store.reports import Checked
 from tolsey.testing import NOON, FaultyLedger
@@ -289,7 +289,7 @@ def test_a_restored_backup_is_refused_until_its_loss_is_accepted(
 
     restored = ledgers.open("o2")
     assert keys.say(restored) == "the ledger holds 12 entries where there were 14: it is older than its keys"
-    restored.accept("the disk broke on Monday", NOON)
+    restored.note(Kind.ACCEPT, "the disk broke on Monday", NOON)
     assert keys.say(restored) is not None, "an entry by itself accepts nothing"
     keys.ring.remember_ledger(restored.id, entries=restored.entry_count(), at=NOON, replace=True)
     assert keys.say(restored) is None

@@ -10,7 +10,7 @@ from tests.books import until
 from tests.ledgers import purse, say
 from tests.postgres import Gateways, Server, add_up, asking, journal, rows
 from tolsey.errors import LedgerRefused, LedgerUnavailable
-from tolsey.ledger.events import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Granted, Kind, Open, Outcome, Reserve, Settle, Void
 from tolsey.store import postgres_owners
 from tolsey.store.book import Book
 from tolsey.store.postgres import PostgresLedger
@@ -280,7 +280,7 @@ async def test_the_ledger_keeps_its_id_and_is_not_made_unasked(gateways: Gateway
         await gateways.open(create=False)
     first = await gateways.open()
     assert (first.id, await first.entry_count()) == ("the-ledger", 0)
-    await first.accept("lost, see incident 12")
+    await first.note(Kind.ACCEPT, "lost, see incident 12")
     assert (await gateways.open(create=False)).id == "the-ledger"
     assert await first.entry_count() == 1
     numbers = [await first.number_config(generation) for generation in ("a", "b", "a")]

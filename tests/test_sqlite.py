@@ -13,7 +13,7 @@ import pytest
 from tests.ledgers import Child, Ledgers, database, journal, open_holds, owner_file, purse, replay, say, stands
 from tests.reading import fsck
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.events import Event, Expire, Granted, Open, Outcome, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Granted, Kind, Open, Outcome, Reserve, Settle, Void
 from tolsey.ledger.windows import window
 from tolsey.store import sqlite, sqlite_rows
 from tolsey.store.owners import Turn, is_dead
@@ -302,7 +302,7 @@ def test_time_never_runs_backwards(ledgers: Ledgers) -> None:
     clock.advance(3601)
     other.run([Reserve("h4", ROOT, 1)], clock())
     one.run([Reserve("h5", ROOT, 1)], clock() - 2 * SECOND)
-    one.accept("as an operator would", 0)
+    one.note(Kind.ACCEPT, "as an operator would", 0)
     with database(ledgers.path) as db:
         assert [at - NOON for (at,) in db.execute("SELECT at FROM entry")] == [0, 0, 0, SECOND, SECOND, SECOND]
     assert fsck(ledgers.path).difference is None

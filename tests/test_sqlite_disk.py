@@ -22,7 +22,7 @@ import pytest
 from tests.ledgers import DEADLINE_SECONDS, Ledgers, database, journal, purse, say, stands
 from tests.reading import fsck, trail
 from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
-from tolsey.ledger.events import Granted, Reserve, Settle, Void
+from tolsey.ledger.events import Granted, Kind, Reserve, Settle, Void
 from tolsey.store import sqlite, sqlite_file
 from tolsey.store.book import Book
 from tolsey.store.embedded import EmbeddedLedger
@@ -212,7 +212,7 @@ def every_verb(ledger: SqliteLedger) -> Iterator[Callable[[], object]]:
     yield lambda: ledger.balances(ROOT, NOON)
     yield lambda: ledger.register("o9", NOON)
     yield lambda: ledger.number_config("generation 1", NOON)
-    yield lambda: ledger.accept("as it is", NOON)
+    yield lambda: ledger.note(Kind.ACCEPT, "as it is", NOON)
     yield lambda: ledger.expire(NOON)
     yield ledger.entry_count
     yield ledger.checkpoint

@@ -14,6 +14,7 @@ from tolsey.errors import ConfigError, LedgerMissing, LedgerRefused
 from tolsey.gateway.desk import Desk
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
+from tolsey.ledger.events import Kind
 from tolsey.model_prices import KnownModels
 from tolsey.pricing.llm import MAX_BODY
 from tolsey.pricing.tariff import Tariff
@@ -157,7 +158,7 @@ async def open_ledger(
         if accept_lost_spend is None:
             await ledger.close()
             _refuse(refused)
-        await ledger.accept(f"{refused}; accepted: {accept_lost_spend}")
+        await ledger.note(Kind.ACCEPT, f"{refused}; accepted: {accept_lost_spend}")
     replace = refused is not None and accept_lost_spend is not None
     keyring.remember_ledger(ledger.id, entries=await ledger.entry_count(), at=time.time_ns(), replace=replace)
     return ledger

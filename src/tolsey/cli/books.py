@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-class AccountUnknown(TolseyError):
-    """A prefix id under which nothing was charged."""
-
-    code: ClassVar[str] = "account_unknown"
-
-
 class LedgerDiffers(TolseyError):
     """A ledger whose balances are not what its entries add up to."""
 
@@ -51,6 +45,7 @@ def trail(
     """
     from tolsey.cli.ledgers import snapshot_of
     from tolsey.cli.place import read_config
+    from tolsey.store.by_hand import AccountUnknown
     from tolsey.store.reports import trail as read_trail
 
     rows = read_trail(snapshot_of(read_config(file)), None if prefix_id is None else prefix_id.lower())

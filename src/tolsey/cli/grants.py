@@ -1,27 +1,18 @@
 """`tolsey grant`: raise the limit of an account."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tolsey.cli.books import AccountUnknown
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Reason
 from tolsey.cli.output import emit
 from tolsey.cli.program import command, new_app
-from tolsey.errors import TolseyError
-from tolsey.ledger.events import Conflict, Grant, Granted, Outcome, Unknown
-from tolsey.units import NANO, Amount, format_nano, parse_amount
+from tolsey.units import Amount, format_nano, parse_amount
 
 if TYPE_CHECKING:
     from tolsey.store.contract import Ledger
 
 app = new_app()
-
-
-class GrantRefused(TolseyError):
-    """An account to which this cannot be granted."""
-
-    code: ClassVar[str] = "grant_refused"
 
 
 @command(
@@ -47,28 +38,18 @@ def grant(
     """
     from tolsey.cli.ledgers import snapshot_of, user, writing
     from tolsey.cli.place import read_keyring
+    from tolsey.store.by_hand import check_grant
+    from tolsey.store.by_hand import grant as grant_by_hand
 
     more = parse_amount(amount)
-    if more.unit == "call" and more.nano % NANO:
-        raise GrantRefused(f"{more} is not a whole number of calls")
+    check_grant(more)
     config, keyring = read_keyring(file)
     id_ = prefix_id.lower()
 
-    async def write(ledger: "Ledger") -> Outcome:
-        return (await ledger.write([Grant((id_, more.unit), more.nano, f"granted by {user()}: {reason}")]))[0]
+    async def write(ledger: "Ledger") -> Amount:
+        return await grant_by_hand(ledger, snapshot_of(config), id_, more, who=user(), reason=reason)
 
-    outcome = writing(config, keyring, write)
-    if isinstance(outcome, Conflict):
-        raise GrantRefused(outcome.detail)
-    if isinstance(outcome, Unknown):
-        with snapshot_of(config) as snapshot:
-            units = sorted(row.unit for row in snapshot.accounts() if row.id == id_)
-        if units:
-            raise GrantRefused(f"account {id_} is in {' and '.join(units)}, not in {more.unit}")
-        raise AccountUnknown(f"no account has the prefix id {prefix_id}; `tolsey trail` lists them")
-    if not isinstance(outcome, Granted):
-        raise AssertionError(f"a grant cannot end in {outcome}")
-    left = Amount(outcome.remaining or 0, more.unit)
+    left = writing(config, keyring, write)
     data = {
         "prefix_id": id_,
         "granted": format_nano(more.nano),

@@ -1,38 +1,22 @@
 """`tolsey holds`, `void` and `refund`: money that is held or was charged, and giving it back by hand."""
 
-import asyncio
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Reason
 from tolsey.cli.output import emit, print_list, say, table
 from tolsey.cli.program import command, new_app
-from tolsey.errors import TolseyError
-from tolsey.ledger.events import Annul, Conflict, Late, Outcome, Refund, Resolved, Void
 from tolsey.token.caveats import SECOND, format_time
 from tolsey.units import Amount, format_nano, parse_amount
 
 if TYPE_CHECKING:
-    from tolsey.ledger.books import Hold
     from tolsey.store.chains import OpenHold
-    from tolsey.store.contract import Ledger, Snapshot
+    from tolsey.store.contract import Ledger
 
 app = new_app()
 
 HoldId = Annotated[str, typer.Argument(metavar="HOLD", help="The hold's id, as in Tolsey-Hold and in the log.")]
-
-
-class HoldUnknown(TolseyError):
-    """An id under which nothing is held or was charged."""
-
-    code: ClassVar[str] = "hold_unknown"
-
-
-class HoldRefused(TolseyError):
-    """A hold with which this cannot be done."""
-
-    code: ClassVar[str] = "hold_refused"
 
 
 @command(app, "holds", examples=["tolsey holds", "tolsey holds --json"])
@@ -91,36 +75,24 @@ def void(hold: HoldId, reason: Reason, file: ConfigFile = DEFAULT_CONFIG, json: 
     """
     from tolsey.cli.ledgers import snapshot_of, user, writing
     from tolsey.cli.place import read_keyring
+    from tolsey.store.by_hand import Returned
+    from tolsey.store.by_hand import void as void_by_hand
 
     config, keyring = read_keyring(file)
-    note = f"voided by {user()}: {reason}"
 
-    async def write(ledger: "Ledger") -> tuple[str, int, str, Outcome]:
-        known = await _known(ledger, hold)
-        if known.resolution is None:
-            return "open", known.amount, _unit(known), (await ledger.write([Void(hold, note)]))[0]
-        await asyncio.to_thread(_check_unmetered, known, snapshot_of(config))
-        amount = known.settled - known.refunded
-        return "unmetered", amount, _unit(known), (await ledger.write([Annul(hold, note)]))[0]
+    async def write(ledger: "Ledger") -> Returned:
+        return await void_by_hand(ledger, snapshot_of(config), hold, who=user(), reason=reason)
 
-    was, nano, unit, outcome = writing(config, keyring, write)
-    _check(outcome, hold)
-    back = Amount(nano, unit)
-    data = {"hold": hold, "was": was, "returned": format_nano(nano), "unit": unit, "reason": reason, "by": user()}
+    back, was = writing(config, keyring, write)
+    data = {
+        "hold": hold,
+        "was": was,
+        "returned": format_nano(back.nano),
+        "unit": back.unit,
+        "reason": reason,
+        "by": user(),
+    }
     emit(json, data, lambda: print(f"voided {hold}, which was {was}: {back} returned"))
-
-
-def _check_unmetered(hold: "Hold", snapshot: "Snapshot") -> None:
-    """Refuse to void a hold whose call is known to have been served, or that was voided before."""
-    if hold.resolution == "void" or hold.annulled:
-        raise HoldRefused(f"hold {hold.id} was voided before")
-    with snapshot:
-        notes = [entry.note for entry in snapshot.entries_of(hold.id) if entry.kind == hold.resolution]
-    if hold.resolution == "settle" and not any(note.startswith("unmetered") for note in notes):
-        raise HoldRefused(
-            f"the call of hold {hold.id} was served, and charged {Amount(hold.settled, _unit(hold))}; `tolsey refund`"
-            " gives money back"
-        )
 
 
 @command(
@@ -146,53 +118,14 @@ def refund(
     """
     from tolsey.cli.ledgers import user, writing
     from tolsey.cli.place import read_keyring
+    from tolsey.store.by_hand import refund as refund_by_hand
 
     wanted = None if amount is None else parse_amount(amount)
     config, keyring = read_keyring(file)
 
-    async def write(ledger: "Ledger") -> tuple[str, Outcome]:
-        known = await _known(ledger, hold)
-        unit = _unit(known)
-        if known.resolution is None:
-            raise HoldRefused(f"hold {hold} is still open; `tolsey void` gives it back")
-        if not known.chain:
-            raise HoldRefused(f"hold {hold} is of a free call: no money was charged")
-        if wanted is not None and wanted.unit != unit:
-            raise HoldRefused(f"hold {hold} was charged in {unit}, not in {wanted.unit}")
-        left = known.settled - known.refunded
-        if not left or (wanted is not None and not 0 < wanted.nano <= left):
-            raise HoldRefused(
-                f"hold {hold} was charged {Amount(known.settled, unit)}, of which {Amount(left, unit)} can be refunded"
-            )
-        nano = None if wanted is None else wanted.nano
-        return unit, (await ledger.write([Refund(hold, nano, f"refunded by {user()}: {reason}")]))[0]
+    async def write(ledger: "Ledger") -> Amount:
+        return await refund_by_hand(ledger, hold, wanted, who=user(), reason=reason)
 
-    unit, outcome = writing(config, keyring, write)
-    back = Amount(_check(outcome, hold).amount, unit)
-    data = {"hold": hold, "returned": format_nano(back.nano), "unit": unit, "reason": reason, "by": user()}
+    back = writing(config, keyring, write)
+    data = {"hold": hold, "returned": format_nano(back.nano), "unit": back.unit, "reason": reason, "by": user()}
     emit(json, data, lambda: print(f"refunded {back} of {hold}"))
-
-
-async def _known(ledger: "Ledger", hold: str) -> "Hold":
-    known = await ledger.hold(hold)
-    if known is None:
-        raise HoldUnknown(
-            f"the ledger has no hold {hold}. One that `tolsey compact` rolled up can no longer be voided or refunded"
-        )
-    return known
-
-
-def _unit(hold: "Hold") -> str:
-    return (hold.chain or hold.counters)[-1][1]
-
-
-def _check(outcome: Outcome, hold: str) -> Resolved:
-    """What was written. Raises `HoldRefused` where somebody else was faster."""
-    match outcome:
-        case Resolved():
-            return outcome
-        case Late(_, kind):
-            raise HoldRefused(f"hold {hold} was resolved meanwhile ({kind}); try again")
-        case Conflict(detail):
-            raise HoldRefused(detail)
-    raise AssertionError(f"a hold that was found cannot end in {outcome}")

@@ -1,17 +1,16 @@
 """`tolsey keys`: the root keys that tokens are made with. Secrets are never shown."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
 from tolsey.cli.output import emit, say, table
 from tolsey.cli.program import command, new_app, show_help
-from tolsey.token.chain import ADMIN, CAPABILITY, L402
+from tolsey.store.minting import KIND_NAMES
+from tolsey.token.chain import ADMIN
 
 app = new_app("List, rotate and drop the root keys.")
-
-KIND_NAMES: Final = {CAPABILITY: "capability", ADMIN: "admin", L402: "paid"}
 
 Kind = Literal["capability", "admin", "paid"]
 

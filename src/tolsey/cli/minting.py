@@ -1,7 +1,5 @@
 """`tolsey mint`: a new token, and the root's accounts in the ledger."""
 
-import secrets
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +16,6 @@ from tolsey.cli.options import (
 )
 from tolsey.cli.output import UsageError
 from tolsey.cli.program import command, new_app
-from tolsey.errors import LedgerConflict
-from tolsey.token.caveats import BudgetCaveat, parse_caveat
 
 if TYPE_CHECKING:
     from tolsey.config import Config
@@ -55,37 +51,25 @@ def mint(
     Opens its account in the ledger. A gateway may be running meanwhile. The token is printed on standard output, and
     nothing else is; whoever has it can use it.
     """
-    from tolsey.cli.place import LOCATION, new_nonce, read_keyring
+    from tolsey.cli.place import read_keyring
     from tolsey.cli.tokens import show_token
-    from tolsey.token.chain import CAPABILITY, write_identifier
-    from tolsey.token.delegation import compose
-    from tolsey.token.macaroon import Macaroon
-    from tolsey.token.verifier import Verifier
+    from tolsey.store.minting import caveats_of, make
 
-    texts = compose(
-        label=label,
-        nonce=secrets.token_urlsafe(9),
-        scope=one_scope(scope),
-        expires=expires,
-        budget=budget,
-        caveats=caveat or (),
-    )
+    texts = caveats_of(label=label, budget=budget, scope=one_scope(scope), expires=expires, caveats=caveat or ())
     _check_budget(texts, free_calls_only)
     config, keyring = read_keyring(file)
-    key_id, secret = keyring.current(CAPABILITY)
-    identifier = write_identifier(CAPABILITY, key_id, new_nonce(), len(texts))
-    macaroon = Macaroon.mint(root_key=secret, identifier=identifier, location=LOCATION).attenuate(*texts)
-    verifier = Verifier(CAPABILITY, partial(keyring.derived, CAPABILITY), config.limits)
-    chain = verifier.verify(macaroon.to_text())
+    macaroon, chain = make(keyring, texts, config.limits)
     _open_accounts(config, keyring, list(chain.accounts()))
     show_token("minted", macaroon, label, json)
 
 
 def _check_budget(texts: list[str], free_calls_only: bool) -> None:
-    has_budget = any(isinstance(parse_caveat(text.encode("utf-8")), BudgetCaveat) for text in texts)
-    if has_budget and free_calls_only:
+    from tolsey.store.minting import has_budget
+
+    priced = has_budget(texts)
+    if priced and free_calls_only:
         raise UsageError("--free-calls-only is for a token without a budget")
-    if not has_budget and not free_calls_only:
+    if not priced and not free_calls_only:
         raise UsageError(
             'a token without a budget can make no priced call: give --budget "100 USD", or --free-calls-only if that is'
             " what you want"
@@ -95,12 +79,9 @@ def _check_budget(texts: list[str], free_calls_only: bool) -> None:
 def _open_accounts(config: "Config", keyring: "Keyring", accounts: "list[Account]") -> None:
     """Write the root's accounts into the ledger, which the keyring then remembers (RULES.md L1)."""
     from tolsey.cli.ledgers import user, writing
-    from tolsey.ledger.events import Conflict, Open, Outcome
+    from tolsey.store.by_hand import noted, open_accounts
 
-    async def write(ledger: "Ledger") -> list[Outcome]:
-        note = f"minted by {user()}"
-        return await ledger.write([Open(account, note) for account in accounts]) if accounts else []
+    async def write(ledger: "Ledger") -> None:
+        await open_accounts(ledger, accounts, noted("minted", user(), ""))
 
-    for outcome in writing(config, keyring, write, create=True):
-        if isinstance(outcome, Conflict):
-            raise LedgerConflict(outcome.detail)
+    writing(config, keyring, write, create=True)

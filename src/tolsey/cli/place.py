@@ -9,11 +9,9 @@ from pathlib import Path
 from tolsey.config import Config, load
 from tolsey.errors import ConfigError, LedgerUnavailable
 from tolsey.store.keyring import Keyring
+from tolsey.store.minting import LOCATION, new_nonce
 from tolsey.token.chain import ADMIN, write_identifier
 from tolsey.token.macaroon import Macaroon
-
-LOCATION = "tolsey"
-"""The location in our tokens: a hint that nothing relies on."""
 
 
 def find_config(file: Path) -> Path:
@@ -35,11 +33,6 @@ def read_keyring(file: Path) -> tuple[Config, Keyring]:
     """Read a config and its keyring. Raises `ConfigError` or `KeyringError`."""
     config = read_config(file)
     return config, Keyring.open(config.keys)
-
-
-def new_nonce() -> str:
-    """The nonce of an identifier: 22 characters for 16 random bytes."""
-    return secrets.token_urlsafe(16)
 
 
 def admin_token(keyring: Keyring) -> str:

@@ -15,6 +15,7 @@ from tolsey.cli.moments import parse_moment
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
 from tolsey.cli.output import UsageError, emit, printable, say, table
 from tolsey.cli.program import command, new_app
+from tolsey.ledger.report import LATENCIES
 from tolsey.ledger.tallies import BUCKETS_MS
 from tolsey.ledger.windows import DAY, HOUR
 from tolsey.units import format_nano
@@ -28,9 +29,6 @@ app = new_app()
 
 DAYS: Final = 7
 """How far a report goes back by default."""
-
-LATENCIES: Final = (50, 95)
-"""The percentiles of latency that are shown."""
 
 NOTHING: Final = 'no calls were counted: set mode = "observe" on a route, and make calls to it'
 NOTHING_TO_PROPOSE: Final = "none of these calls was observed and worked, so there is nothing to propose"
@@ -213,34 +211,15 @@ def _show(found: Report) -> None:
 
 def _reported(found: Report) -> dict[str, object]:
     """The document of `--json`."""
-    return {
-        **_since_until(found),
-        "by": list(found.groups.by),
-        "groups": [
-            _values(found.groups, group)
-            | {
-                "calls": group.calls,
-                "errors": group.errors,
-                "spend": {unit: format_nano(nano) for unit, nano in sorted(group.spend.items())},
-                **{f"p{percent}_ms": group.latency(percent) for percent in LATENCIES},
-                "refused": group.refused,
-                "would_refuse": group.would_refuse,
-            }
-            for group in found.groups.found()
-        ],
-        "would_refuse": [_values(found.refusals, group) | {"calls": group.calls} for group in found.refusals.found()],
-    }
+    from tolsey.ledger.report import document
+
+    return {**_since_until(found), **document(found.groups, found.refusals)}
 
 
 def _since_until(found: Report) -> dict[str, object]:
     from tolsey.token.caveats import format_time
 
     return {"since": format_time(found.since * HOUR), "until": format_time(found.until * HOUR)}
-
-
-def _values(groups: "Groups", group: "Group") -> dict[str, object]:
-    values = dict(zip(groups.by, group.values, strict=True))
-    return {name: value == "yes" if name == "verified" else value for name, value in values.items()}
 
 
 def _print_csv(found: Report) -> None:

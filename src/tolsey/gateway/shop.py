@@ -131,16 +131,16 @@ def _pricing(desk: Desk, route: Route) -> dict[str, object]:
     prices = [] if tariff is None else [tariff.price, *(rule.price for rule in tariff.rules)]
     price = prices[0] if len(prices) == 1 else None
     if price is None or not _is_flat(price):
-        return {"model": "dynamic", "price": [_words(each) for each in prices if each is not None]}
+        return {"model": "dynamic", "price": [price_words(each) for each in prices if each is not None]}
     sat = to_sat(Amount(price.flat, price.unit), desk.rates)
-    return {"model": "fixed", "price": _words(price), "price_msat": None if sat is None else sat * _MSAT}
+    return {"model": "fixed", "price": price_words(price), "price_msat": None if sat is None else sat * _MSAT}
 
 
 def _is_flat(price: Price) -> bool:
     return price == Price(price.unit, price.flat, free_on_failure=price.free_on_failure)
 
 
-def _words(price: Price) -> str:
+def price_words(price: Price) -> str:
     """A price for people."""
     unit = price.unit
     parts = [
@@ -185,7 +185,7 @@ def for_models(desk: Desk, routes: tuple[Route, ...]) -> Iterator[str]:
     for route in routes:
         if route.offers and route.tariff is not None:
             prices = [route.tariff.price, *(rule.price for rule in route.tariff.rules)]
-            cost = " or ".join(_words(price) for price in prices if price is not None)
+            cost = " or ".join(price_words(price) for price in prices if price is not None)
             yield f"- `{' '.join(route.methods)} {route.pattern.text}`: {cost} (offers: {', '.join(route.offers)})"
     yield ""
 

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     ANNUL = "annul"
     OBSERVE = "observe"
     PAY = "pay"
+    KEYS = "keys"
 
 
 RESOLUTIONS: Final = (Kind.SETTLE, Kind.VOID, Kind.EXPIRE)

@@ -11,9 +11,13 @@ from typing import Final
 from tolsey.ledger.tallies import BUCKETS_MS, Counts, TallyKey
 from tolsey.ledger.windows import HOUR
 from tolsey.token.caveats import format_time
+from tolsey.units import format_nano
 
 OBSERVE: Final = "observe"
 """The mode of a route whose refusals are those that enforcement would have made."""
+
+LATENCIES: Final = (50, 95)
+"""The percentiles of latency that are shown."""
 
 
 @lru_cache(maxsize=128)
@@ -129,6 +133,31 @@ class Groups:
     def units(self) -> list[str]:
         """Every unit that something was priced in, sorted."""
         return sorted({unit for group in self._groups.values() for unit in group.spend})
+
+
+def document(groups: Groups, refusals: Groups) -> dict[str, object]:
+    """A report for programs: what was called, and what enforcement would have refused of what was observed."""
+    return {
+        "by": list(groups.by),
+        "groups": [
+            _named(groups, group)
+            | {
+                "calls": group.calls,
+                "errors": group.errors,
+                "spend": {unit: format_nano(nano) for unit, nano in sorted(group.spend.items())},
+                **{f"p{percent}_ms": group.latency(percent) for percent in LATENCIES},
+                "refused": group.refused,
+                "would_refuse": group.would_refuse,
+            }
+            for group in groups.found()
+        ],
+        "would_refuse": [_named(refusals, group) | {"calls": group.calls} for group in refusals.found()],
+    }
+
+
+def _named(groups: Groups, group: Group) -> dict[str, object]:
+    values = dict(zip(groups.by, group.values, strict=True))
+    return {name: value == "yes" if name == "verified" else value for name, value in values.items()}
 
 
 def rank(percent: int, count: int) -> int:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Event, Outcome
+from tolsey.ledger.events import Event, Kind, Outcome
 from tolsey.token.chain import Account
 
 IN_PASSING: Final = 8
@@ -79,8 +79,10 @@ class Ledger(Protocol):
     async def entry_count(self) -> int:
         """The number of the last entry; it never falls."""
 
-    async def accept(self, note: str) -> None:
-        """Write down that an operator accepts this ledger as it is, with spend that may be lost (RULES.md L1)."""
+    async def note(self, kind: Kind, note: str) -> None:
+        """Write down what moves no money: that an operator accepts this ledger as it is (`ACCEPT`, RULES.md L1), or a
+        change of the root keys (`KEYS`).
+        """
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put these in the place of what the same process had counted, durably, and drop some that are too old."""

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Event, Outcome
+from tolsey.ledger.events import Event, Kind, Outcome
 from tolsey.store.contract import TallyRow
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
@@ -126,9 +126,9 @@ class EmbeddedLedger:
         """The number of the last entry."""
         return await self._in_thread(self._ledger.entry_count)
 
-    async def accept(self, note: str) -> None:
-        """Write down that an operator accepts this ledger as it is."""
-        await self._in_thread(self._ledger.accept, note, self._now())
+    async def note(self, kind: Kind, note: str) -> None:
+        """Write down what moves no money."""
+        await self._in_thread(self._ledger.note, kind, note, self._now())
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

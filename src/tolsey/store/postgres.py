@@ -304,10 +304,10 @@ class PostgresLedger:
             self._last = max(self._last, number)
             return number
 
-    async def accept(self, note: str) -> None:
-        """Write down that an operator accepts this ledger as it is."""
+    async def note(self, kind: Kind, note: str) -> None:
+        """Write down what moves no money."""
         async with self._using("the ledger cannot be written") as session:
-            await session.db.execute(_ACCEPT, Kind.ACCEPT, self.owner, self.config, note)
+            await session.db.execute(_NOTE, kind, self.owner, self.config, note)
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""
@@ -379,7 +379,7 @@ class _Unknown(Exception):
 
 _KNOWN: Final = "SELECT 1 FROM entry WHERE kind = 'reserve' AND hold = ANY ($1::text[]) LIMIT 1"
 _NEW_CONFIG: Final = "INSERT INTO config (generation, at) VALUES ($1, now_ns()) ON CONFLICT DO NOTHING"
-_ACCEPT: Final = "INSERT INTO entry (at, kind, amount, owner, config, note) VALUES (now_ns(), $1, 0, $2, $3, $4)"
+_NOTE: Final = "INSERT INTO entry (at, kind, amount, owner, config, note) VALUES (now_ns(), $1, 0, $2, $3, $4)"
 
 
 async def open_postgres(

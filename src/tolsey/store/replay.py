@@ -15,7 +15,7 @@ from tolsey.units import MAX_NANO, NANO
 EVERY: Final = 4096
 """After how many entries each progress is told."""
 
-_NOTES: Final = ("late", "accept")
+_NOTES: Final = ("late", "accept", "keys")
 _RESOLUTIONS: Final = ("settle", "void", "expire")
 
 

@@ -281,13 +281,13 @@ class SqliteLedger:
         return rows.books.holds.get(hold_id)
 
     @errors_of("the ledger cannot be written")
-    def accept(self, note: str, now: int) -> None:
-        """Write down that an operator accepts this ledger as it is, with spend that may be lost (RULES.md L1)."""
+    def note(self, kind: Kind, note: str, now: int) -> None:
+        """Write down what moves no money: see `contract.Ledger.note`. Takes the turn; blocks."""
         self.turn.take()
         try:
             self._begin()
             self._last_at = max(now, self._last_at)
-            entry = Entry(Kind.ACCEPT, self._last_at, None, None, 0, self.owner, note)
+            entry = Entry(kind, self._last_at, None, None, 0, self.owner, note)
             self._rows.insert_entries(self._db, [entry], self.config)
             self.commit()
         finally:
