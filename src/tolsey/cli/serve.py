@@ -13,15 +13,18 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import uvloop
 
 from tolsey.admin.health import Health
+from tolsey.admin.listener import Listener
 from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, Metrics, about
 from tolsey.cli import logs
 from tolsey.cli.assemble import open_ledger
+from tolsey.cli.office import office_of
 from tolsey.config import Config, load, problems, same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
 from tolsey.gateway.counting import Row
@@ -144,7 +147,8 @@ class Supervisor:
         await self._settle_expired()
         self._config_number = await self._ledger.number_config(self.config.generation)
         await _wait_for_port(self.config.server.host, self.port)
-        admin = HttpServer(Health(self._problems, self._metrics.write))
+        office = office_of(lambda: self.config, self._keyring, self._changing, self._problems, self._workers)
+        admin = HttpServer(Listener(Health(self._problems, self._metrics.write), office))
         _check_port(self.config.admin.host, self.config.admin.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -237,6 +241,13 @@ class Supervisor:
                 self._asked.clear()
                 await self._reload()
             await self._expire()
+
+    @contextlib.asynccontextmanager
+    async def _changing(self) -> AsyncIterator[Ledger]:
+        """The ledger for a change by an admin, in turn with the other chores."""
+        async with self._housework:
+            self._ledger.config = self._config_number
+            yield self._ledger
 
     async def _expire(self) -> None:
         """Resolve what dead owners held, do the ledger's housework, raise the mark."""

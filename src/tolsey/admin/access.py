@@ -1,0 +1,81 @@
+"""Who asks: the admin token of a request, verified and cleared for one action."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, NamedTuple
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from tolsey.admin.office import Office
+from tolsey.admin.problems import Refused, Wrong
+from tolsey.call import Call
+from tolsey.errors import Refusal, TokenError
+from tolsey.token.admin import clear_act
+from tolsey.token.chain import Chain
+
+_SCHEME = HTTPBearer(
+    scheme_name="admin token",
+    bearerFormat="macaroon",
+    auto_error=False,
+    description="An admin token: the one that `tolsey init` printed, or one that was attenuated from it.",
+)
+
+
+class Admin(NamedTuple):
+    """An admin whose token allows the action that is asked for. `who` is what entries call it."""
+
+    chain: Chain
+    who: str
+
+
+def office_of(request: Request) -> Office:
+    """The office of an application."""
+    office: Office = request.app.state.office
+    return office
+
+
+Place = Annotated[Office, Depends(office_of)]
+
+
+def may(action: str | None, *query: str) -> Callable[..., Awaitable[Admin]]:
+    """A dependency: the admin, if its token allows `action` (None: any token that can be used now). `query` are the
+    parameters that the path takes, each at most once: one that was misspelt is an error.
+    """
+
+    async def check(request: Request, office: Place, _: Annotated[object, Security(_SCHEME)]) -> Admin:
+        admin = identify(office, request, action)
+        sent = [name for name, _ in request.query_params.multi_items()]
+        if not set(sent) <= set(query) or len(set(sent)) != len(sent):
+            known = f"known are {', '.join(query)}, each once" if query else "this path takes none"
+            raise Wrong("request_invalid", f"a query parameter is not known, or repeated: {known}")
+        return admin
+
+    return check
+
+
+def identify(office: Office, request: Request, action: str | None) -> Admin:
+    """The admin that sent a request. Raises `Refused`."""
+    token = _bearer(request)
+    office.keys.refresh(office.now())
+    try:
+        chain = office.verifier.verify(token)
+    except TokenError as error:
+        raise Refused(Refusal(error.code, error.detail)) from None
+    peer = request.client.host if request.client is not None else ""
+    call = Call(request.method, request.url.path, "", peer, office.now())
+    refusal = clear_act(chain, action, call)
+    if refusal is not None:
+        raise Refused(refusal)
+    label = chain.links[-1].label
+    return Admin(chain, f"admin {label or 'without a label'} ({chain.prefix_ids[-1]})")
+
+
+def _bearer(request: Request) -> str:
+    """The token in the one `Authorization` header. Raises `Refused`."""
+    found = request.headers.getlist("authorization")
+    if len(found) > 1:
+        raise Refused(Refusal("credentials_ambiguous", "send one Authorization header"))
+    scheme, _, token = (found[0] if found else "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Refused(Refusal("token_missing", "send an admin token as 'Authorization: Bearer …'"))
+    return token.strip()
