@@ -14,7 +14,7 @@ import pytest
 from tests.cli import answer, gateway, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, child, keyring, open_book, spend
 from tolsey import Macaroon
-from tolsey.cli import books, place
+from tolsey.cli import books, examining, place
 from tolsey.ledger.events import Outcome, Reserve, Settle
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.macaroon import prefix_id
@@ -217,7 +217,7 @@ def test_a_mark_that_is_raised_between_two_readings_is_no_reason_to_refuse(
         name, entries = look(path)
         return name, entries - (late.pop() if late else 0)
 
-    monkeypatch.setattr(place, "identify", identify)
+    monkeypatch.setattr(examining, "identify", identify)
     answer("check", *c, env={"SEARCH_API_KEY": "x"})
     assert not late
 
