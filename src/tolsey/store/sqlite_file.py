@@ -25,9 +25,8 @@ Durability = Literal["full", "normal"]
 
 
 @lru_cache(maxsize=8 * MOST_ROWS)
-def insert_sql(insert: str, columns: int, rows: int, conflict: str) -> str:
-    """The statement that inserts so many rows."""
-    marks = f"({','.join('?' * columns)})"
+def insert_sql(insert: str, marks: str, rows: int, conflict: str) -> str:
+    """The statement that inserts so many rows; `marks` are those of one."""
     return f"{insert} VALUES {','.join([marks] * rows)} {conflict}"
 
 
