@@ -139,7 +139,9 @@ def test_no_more_than_so_many_tags_are_told_apart() -> None:
     link = Link("team a", None, "00")
     for n in range(MAX_TAGGED + 20):
         tags = (("project", f"p{n}"), ("team", "b"))
-        record = CallRecord(at=0, began=0, method="GET", links=(link,), tags=tags, nano=5, unit="USD")
+        record = CallRecord(0, 0, "GET")
+        record.links, record.tags = (link,), tags
+        record.charge(5, "USD")
         counts.over([record])
     rows = {row.labels: row.values for row in counts.rows({}) if row.name == TAGGED_CALLS.name}
     assert len(rows) == MAX_TAGGED + 1

@@ -188,13 +188,20 @@ class _Tagged:
         self._spend: dict[tuple[str, str, str], int] = {}
 
     def count(self, record: CallRecord) -> None:
-        others = [tag for tag in record.tags if tag[0] != TEAM]
-        for name, value in ((TEAM, record.team), *others):
-            key = (name, value) if (name, value) in self._calls or len(self._calls) < MAX_TAGGED else (OTHER, OTHER)
-            self._calls[key] = self._calls.get(key, 0) + 1
-            if record.nano is not None:
-                spent = (*key, record.unit)
-                self._spend[spent] = self._spend.get(spent, 0) + record.nano
+        self._count((TEAM, record.team), record)
+        for tag in record.tags:
+            if tag[0] != TEAM:
+                self._count(tag, record)
+
+    def _count(self, key: tuple[str, str], record: CallRecord) -> None:
+        calls = self._calls.get(key)
+        if calls is None and len(self._calls) >= MAX_TAGGED:
+            key = (OTHER, OTHER)
+            calls = self._calls.get(key)
+        self._calls[key] = (calls or 0) + 1
+        if record.nano is not None:
+            spent = (*key, record.unit)
+            self._spend[spent] = self._spend.get(spent, 0) + record.nano
 
     def rows(self) -> Iterator[Row]:
         """All of it."""

@@ -1,6 +1,7 @@
 """What is known of one call, as it goes on; whoever counts or writes calls down gets it when the call is over."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -33,7 +34,7 @@ class LlmCall(msgspec.Struct, gc=False):
     served_by: str | None = None
 
 
-class CallRecord(msgspec.Struct, gc=False):
+class CallRecord:
     """One call. `at` is nanoseconds since the epoch; `began`, `reserving` (the ledger is asked for a hold), `forwarded`
     and `ended` are instants of one clock, in nanoseconds, 0 for what did not happen.
 
@@ -46,12 +47,6 @@ class CallRecord(msgspec.Struct, gc=False):
     or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
     """
 
-    at: int
-    began: int
-    method: str
-    path: str = ""
-    scheme: str = "http"
-    trace: Trace | None = None
     own: bool = False
     route: "Route | None" = None
     span: Any = None
@@ -80,9 +75,25 @@ class CallRecord(msgspec.Struct, gc=False):
     forwarded: int = 0
     ended: int = 0
 
+    def __init__(
+        self,
+        at: int,
+        began: int,
+        method: str,
+        path: str = "",
+        scheme: str = "http",
+        trace: Trace | None = None,
+    ) -> None:
+        self.at = at
+        self.began = began
+        self.method = method
+        self.path = path
+        self.scheme = scheme
+        self.trace = trace
+
     def charge(self, nano: int, unit: str) -> None:
         """Say what the call costs."""
-        self.nano, self.unit, self.cost = nano, unit, f"{format_nano(nano)} {unit}"
+        self.nano, self.unit, self.cost = nano, unit, _money(nano, unit)
 
     @property
     def team(self) -> str:
@@ -94,6 +105,11 @@ class CallRecord(msgspec.Struct, gc=False):
             if link.label is not None:
                 return link.label
         return ""
+
+
+@lru_cache(maxsize=512)
+def _money(nano: int, unit: str) -> str:
+    return f"{format_nano(nano)} {unit}"
 
 
 def llm_call(asked: Asked) -> LlmCall | None:

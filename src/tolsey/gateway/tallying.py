@@ -34,6 +34,7 @@ class Tallying:
         self._now = now
         self._tallies = Tallies()
         self._armed = False
+        self._keys: dict[tuple[str, ...], TallyKey] = {}
         self._strangers: dict[str, tuple[int, str]] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -57,6 +58,7 @@ class Tallying:
     def flush(self) -> None:
         """Hand over what was counted."""
         self._armed = False
+        self._keys.clear()
         rows = [tally_row(self._source, hour, key, counts) for hour, key, counts in self._tallies.take()]
         if rows:
             self._book.tally(rows)
@@ -73,13 +75,24 @@ class Tallying:
             self._armed = True
             self._loop.call_later(WRITE_SECONDS, self.flush)
         self._tallies.count(
-            _key(record, route, code),
+            self._key(record, route, code),
             at=record.at,
             cost=record.nano or 0,
             failed=record.answered is None or record.answered >= 400,
             us=(record.ended - record.began) // 1000,
             held=record.quoted,
         )
+
+    def _key(self, record: CallRecord, route: Route, code: str) -> TallyKey:
+        """The key of a call, from memory where it is made of nothing but a Link, a route and the config's prices."""
+        if not record.links or record.observed is not None or record.llm is not None or record.tags:
+            return _key(record, route, code)
+        leaf = record.links[-1].prefix_id
+        short = (leaf, *route.labels, route.upstream.name, record.method, record.unit, code)
+        key = self._keys.get(short)
+        if key is None:
+            key = self._keys[short] = _key(record, route, code)
+        return key
 
     def _stranger(self, record: CallRecord, code: str) -> None:
         if not self._strangers:

@@ -4,6 +4,7 @@ They are figures and not money: they may be lost, and no limit rests on them. Wh
 hour tells only so many keys apart, and counts the calls behind further ones together.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -23,6 +24,8 @@ PUBLIC: Final = "public"
 
 BUCKETS_MS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 """The upper ends of the buckets of latency, in milliseconds; one more bucket has no end."""
+
+_BUCKETS_US: Final = tuple(1000 * end for end in BUCKETS_MS)
 
 MAX_SEGMENTS: Final = 8
 """How many segments of a path are told apart."""
@@ -83,10 +86,12 @@ class Counts:
         self.calls += 1
         self.errors += failed
         self.cost += cost
-        self.dearest = max(self.dearest, cost)
-        self.held = max(self.held, held)
+        if cost > self.dearest:
+            self.dearest = cost
+        if held > self.held:
+            self.held = held
         self.us += us
-        self.buckets[sum(us > 1000 * end for end in BUCKETS_MS)] += 1
+        self.buckets[bisect_left(_BUCKETS_US, us)] += 1
 
     def merge(self, other: "Counts") -> None:
         """Add what was counted elsewhere."""
