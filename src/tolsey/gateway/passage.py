@@ -36,7 +36,7 @@ from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
-from tolsey.token.caveats import SECOND, Network
+from tolsey.token.caveats import Network
 from tolsey.token.chain import Chain, Charge, clear
 from tolsey.token.l402 import Presented
 from tolsey.token.tags import tags_of
@@ -262,7 +262,7 @@ class Passage:
             counters,
             rates,
             cleared.claim,
-            record.at + round((route.max_duration + GRACE_SECONDS) * SECOND),
+            record.at + route.hold_ns,
         )
         record.reserving = time.perf_counter_ns()
         try:
@@ -412,9 +412,6 @@ class Passage:
         held = quote.amount.nano if accounts else 0
         record.observe = Observe(hold, accounts, held, cost, note_of(record), counters, rates, record.observed or "")
 
-
-GRACE_SECONDS: Final = 60
-"""How long after its longest duration a call's hold may be expired whoever owns it: never while it is served."""
 
 _LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
 """Which kind of upstream error it is to be cut."""

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from tolsey.call import METHODS, Pattern
 from tolsey.errors import Refusal
 from tolsey.gateway.client import MAX_DURATION_SECONDS
 from tolsey.gateway.upstream import Upstream
 from tolsey.pricing.tariff import Tariff
+from tolsey.token.caveats import SECOND
+
+GRACE_SECONDS: Final = 60
+"""How much longer than its longest duration a call may hold money."""
 
 
 class Mode(StrEnum):
@@ -40,9 +45,12 @@ class Route:
     offers: tuple[str, ...] = ()
     labels: tuple[str, str] = field(init=False, repr=False, compare=False)
     """Pattern and mode, under which its calls are counted."""
+    hold_ns: int = field(init=False, repr=False, compare=False)
+    """After so many nanoseconds a call's hold may be expired whoever owns it: never while it is served."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", (self.pattern.text, self.mode.value))
+        object.__setattr__(self, "hold_ns", round((self.max_duration + GRACE_SECONDS) * SECOND))
 
     def takes(self, method: str) -> bool:
         """Whether the route has this method. HEAD is taken by a GET route (RULES.md H1)."""

@@ -102,7 +102,7 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         balance = books.balances.get(key)
         if balance is None:
             balance = Balance(account)
-        elif balance.account != account:
+        elif balance.account is not account and balance.account != account:
             return Conflict(_OTHERWISE.format(account.id))
         left = _left(books, balance, at) - event.amount
         if left < 0:
@@ -112,7 +112,7 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         balances.append(balance)
     for key, account in zip(counters, event.counters, strict=True):
         balance = books.balances.get(key) or Balance(account)
-        if balance.account != account:
+        if balance.account is not account and balance.account != account:
             return Conflict(_OTHERWISE.format(account.id))
         if _left(books, balance, at) < NANO:
             return _shortfall(books, balance, at)
@@ -122,8 +122,9 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     tats = _within_rates(books, event.rates, at) if event.rates else {}
     if isinstance(tats, RateLimited):
         return tats
-    books.rates.update(tats)
-    books.dirty_rates.update(tats)
+    if tats:
+        books.rates.update(tats)
+        books.dirty_rates.update(tats)
     if not balances:
         return Granted(event.hold, 0, None)
     leaf.open += 1

@@ -282,9 +282,11 @@ class Tariff:
     rules: tuple[Rule, ...] = ()
     models: ModelPrices | None = None
     max_body: int = MAX_BODY
+    _own: "Chosen | None" = field(init=False, repr=False, compare=False)
     _flat: dict[int | None, Quote] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_own", None if self.price is None else Chosen(self.price))
         # A flat price is the same quote every time, and by far the most common.
         prices = [(None, self.price), *((number, rule.price) for number, rule in enumerate(self.rules))]
         flat = {
@@ -302,9 +304,7 @@ class Tariff:
                     return Chosen(rule.price, number)
             except ValueError as error:
                 return Refusal("unpriceable", f"which price is meant is not clear: {error}")
-        if self.price is None:
-            return Refusal("unpriceable", "no price of the route is for this call")
-        return Chosen(self.price)
+        return self._own or Refusal("unpriceable", "no price of the route is for this call")
 
     def read(self, price: Price, call: Call, headers: Headers, body: bytes) -> Asked | Refusal:
         """What an LLM call asks for, from its body."""
@@ -318,8 +318,9 @@ class Tariff:
     def quote(self, chosen: Chosen, size: int | None = 0, asked: Asked | None = None) -> Quote | Refusal:
         """The worst case for a call whose request body has `size` bytes (None: not known)."""
         price, rule = chosen
-        if rule in self._flat:
-            return self._flat[rule]
+        flat = self._flat.get(rule)
+        if flat is not None:
+            return flat
         empty = Quote(Amount(0, price.unit), price, size, asked, rule)
         exact = empty._grown(Usage(sent=size or 0)) + empty.step
         if price.llm is not None:

@@ -160,6 +160,7 @@ class Chain:
     minted_rates: int = 0
     tags: "tuple[TagAt, ...]" = ()
     _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _charges: dict[str, Charge] = field(default_factory=dict, repr=False, compare=False)
 
     def purse(self, unit: str) -> tuple[Account, ...]:
         """Every account that a call priced in `unit` is charged to, root first; empty if no budget is in that unit.
@@ -346,6 +347,9 @@ class Clearance(NamedTuple):
                     return refusal_of(self.chain, term, "caveat_refused", f"the price {price} is above {most}")
         if price.nano == 0:
             return self._free()
+        known = self.chain._charges.get(price.unit)
+        if known is not None:
+            return known
         minted_units = {budget.unit for budget in self.chain.budgets if budget.minted}
         if price.unit not in minted_units:
             return Refusal(
@@ -362,7 +366,9 @@ class Clearance(NamedTuple):
                     "budget_missing",
                     f"the call costs {price} and this Link may only spend {budget.unit}",
                 )
-        return Charge(self.chain.purse(price.unit), self.chain.counters, self.chain.rates)
+        charge = Charge(self.chain.purse(price.unit), self.chain.counters, self.chain.rates)
+        self.chain._charges[price.unit] = charge
+        return charge
 
     def _free(self) -> Charge | Refusal:
         """What a free call is charged to. What a holder appended is only kept below something that the minter wrote: a
