@@ -319,11 +319,16 @@ SECTIONS = {
     "`[[route]]`": "[[route]]",
     "`[[model]]`": "[[model]]",
     "`[payment]`": "[payment]",
+    "`[[oidc]]`": "[[oidc]]",
+    "`[[mint_policy]]`": "[[mint_policy]]",
 }
 ENV = {"SEARCH_API_KEY": "k", "COLLECTOR_KEY": "k", "LND_INVOICE_MACAROON": "00"}
 UPSTREAM = '[[upstream]]\nname = "u"\nurl = "http://u.example"\n'
 MODEL = '[[model]]\nname = "m"\ninput = "1 USD"\noutput = "1 USD"\n'
 PAYMENT = '[payment]\nbackend = "fake"\noffer = [{ name = "o" }]\n'
+OIDC = '[[oidc]]\nname = "o"\nissuer = "https://o.example"\naudience = "a"\n'
+POLICY = '[[mint_policy]]\nname = "p"\nprovider = "o"\nclaims = { sub = "*" }\n'
+BOUNDS = 'budget = "1 USD"\nscope = "/a"\nlifetime = "1h"\n'
 ROUTE = '[[route]]\npath = "/*"\nmethods = ["*"]\nupstream = "u"\n'
 
 
@@ -361,6 +366,8 @@ def test_the_defaults_are_as_explained(section: str, tmp_path: Path) -> None:
         "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n',
         "[[model]]": MODEL,
         "[payment]": PAYMENT,
+        "[[oidc]]": OIDC,
+        "[[mint_policy]]": OIDC + POLICY + BOUNDS,
     }
     before = alone.get(header, f"{header}\n")
     without = the_config(file, before)

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CONFIG_PARTS = ("lines", "observe", "payment", "prices", "secrets", "telemetry", "tls")
+CONFIG_PARTS = ("lines", "identity", "overlaps", "observe", "payment", "prices", "secrets", "telemetry", "tls")
 
 FLOORS = {
     "units": 0,

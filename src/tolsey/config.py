@@ -7,16 +7,19 @@ errors. What comes from the environment is kept in a `Secret` and shows in no er
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from tolsey import config_lines as lines
+from tolsey.admin.policy import Minting
 from tolsey.call import METHODS, Pattern, parse_pattern
+from tolsey.config_identity import read_minting
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_observe import read_agents
+from tolsey.config_overlaps import overlaps
 from tolsey.config_payment import Payment, bind, read_offers, read_payment
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
 from tolsey.config_secrets import Secret, fill, ledger_in
@@ -155,6 +158,7 @@ class Config:
     routes: tuple[Route, ...]
     models: tuple[Model, ...]
     payment: Payment | None
+    minting: Minting
     warnings: tuple[str, ...]
 
 
@@ -252,12 +256,13 @@ class _Reader:
         if payment is not None:
             payment = bind(payment, routes, lambda number, fault: tables[number].complain("offers", fault))
         models = read_models(document.tables("model", MAX_MODELS))
+        minting = read_minting(document, file.parent)
         document.done()
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
             file, source, generation, server, admin, keyring, ledger, limits, telemetry, agents, upstreams,
-            routes, models, payment, warnings,
+            routes, models, payment, minting, warnings,
         )  # fmt: skip
 
     def server(self, table: Table) -> Server:
@@ -423,26 +428,3 @@ def same_listener(host: str, port: int, other_host: str, other_port: int) -> boo
     """Whether two listeners would meet on one port."""
     hosts = {"127.0.0.1" if name == "localhost" else name for name in (host, other_host)}
     return port == other_port and (len(hosts) == 1 or bool(hosts & _EVERY_HOST))
-
-
-def overlaps(routes: Sequence[Route], file: str) -> tuple[str, ...]:
-    """A warning for each route that can never match, or only in part, since an earlier one takes its calls.
-    A special route before a general one is how routes are meant to be written, and no reason for a warning.
-    """
-    warnings = []
-    for number, route in enumerate(routes):
-        left = set(route.methods)
-        crossed = False
-        for earlier in routes[:number]:
-            both = left & ({*earlier.methods, "HEAD"} if "GET" in earlier.methods else set(earlier.methods))
-            what = ""
-            if both and route.pattern.within(earlier.pattern):
-                left -= both
-                what = f"{', '.join(sorted(both))} never reaches it" if left else "it never matches"
-            elif both and not crossed and not earlier.pattern.within(route.pattern):
-                crossed = lines.meets(route.pattern, earlier.pattern)
-                what = "some of its paths never reach it" if crossed else ""
-            if what:
-                first = f"{shown(earlier.pattern.text)} in line {earlier.line} comes first"
-                warnings.append(f"{file}:{route.line}: route[{number}] {shown(route.pattern.text)}: {what}: {first}")
-    return tuple(warnings)

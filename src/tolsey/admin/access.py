@@ -6,18 +6,21 @@ from typing import Annotated, NamedTuple
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
+from tolsey.admin.identity import is_identity
 from tolsey.admin.office import Office
+from tolsey.admin.policy import choose, shown_name, token_of
 from tolsey.admin.problems import Refused, Wrong
 from tolsey.call import Call
 from tolsey.errors import Refusal, TokenError
 from tolsey.token.admin import clear_act
-from tolsey.token.chain import Chain
+from tolsey.token.chain import ADMIN, Chain
 
 _SCHEME = HTTPBearer(
     scheme_name="admin token",
     bearerFormat="macaroon",
     auto_error=False,
-    description="An admin token: the one that `tolsey init` printed, or one that was attenuated from it.",
+    description="An admin token: the one that `tolsey init` printed, or one that was attenuated from it; or an OpenID"
+    " Connect token of a provider that the config names.",
 )
 
 
@@ -43,7 +46,7 @@ def may(action: str | None, *query: str) -> Callable[..., Awaitable[Admin]]:
     """
 
     async def check(request: Request, office: Place, _: Annotated[object, Security(_SCHEME)]) -> Admin:
-        admin = identify(office, request, action)
+        admin = await identify(office, request, action)
         sent = [name for name, _ in request.query_params.multi_items()]
         if not set(sent) <= set(query) or len(set(sent)) != len(sent):
             known = f"known are {', '.join(query)}, each once" if query else "this path takes none"
@@ -53,11 +56,14 @@ def may(action: str | None, *query: str) -> Callable[..., Awaitable[Admin]]:
     return check
 
 
-def identify(office: Office, request: Request, action: str | None) -> Admin:
+async def identify(office: Office, request: Request, action: str | None) -> Admin:
     """The admin that sent a request. Raises `Refused`."""
     token = _bearer(request)
     office.keys.refresh(office.now())
+    by = None
     try:
+        if is_identity(token) and office.minting().providers:
+            token, by = await _by_policy(office, token)
         chain = office.verifier.verify(token)
     except TokenError as error:
         raise Refused(Refusal(error.code, error.detail)) from None
@@ -66,8 +72,24 @@ def identify(office: Office, request: Request, action: str | None) -> Admin:
     refusal = clear_act(chain, action, call)
     if refusal is not None:
         raise Refused(refusal)
-    label = chain.links[-1].label
-    return Admin(chain, f"admin {label or 'without a label'} ({chain.prefix_ids[-1]})")
+    who = by or f"admin {chain.links[-1].label or 'without a label'}"
+    return Admin(chain, f"{who} ({chain.prefix_ids[-1]})")
+
+
+async def _by_policy(office: Office, identity: str) -> tuple[str, str]:
+    """The admin token that the holder of an identity token has by policy, and who that is. Raises `Wrong` for one that
+    no policy is for.
+    """
+    minting = office.minting()
+    provider, claims = await office.identities.verify(identity, minting.providers)
+    policy = choose(minting.policies, provider.name, claims)
+    if policy is None:
+        raise Wrong("policy_missing", "no mint policy is for this identity")
+    try:
+        token = token_of(policy, provider, claims, office.keys.keyring.current(ADMIN))
+    except ValueError as error:
+        raise Wrong("policy_missing", f"the mint policy {policy.name} cannot be applied: {error}") from None
+    return token.to_text(), f"{shown_name(provider, claims)} of {provider.name} by policy {policy.name}"
 
 
 def _bearer(request: Request) -> str:

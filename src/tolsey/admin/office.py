@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import InitVar, dataclass, field
 from typing import Final, TypeVar
 
+from tolsey.admin.identity import Identities
+from tolsey.admin.policy import Minting
 from tolsey.store.contract import Ledger, Snapshot
 from tolsey.store.keyring import Keyring, LiveKeyring
 from tolsey.token.chain import ADMIN
@@ -22,7 +24,7 @@ _T = TypeVar("_T")
 class Office:
     """One gateway's admin. `ledger` may be used inside `changing()` alone, which keeps order with the gateway's own
     housework; `snapshot` opens a view of it; `state` says what config is in use, without secrets; `now` is in
-    nanoseconds since the epoch.
+    nanoseconds since the epoch; `minting` is that of the config in use.
     """
 
     keyring: InitVar[Keyring]
@@ -30,13 +32,16 @@ class Office:
     snapshot: Callable[[], Snapshot]
     state: Callable[[], dict[str, object]]
     now: Callable[[], int]
+    minting: Callable[[], Minting]
     limits: Limits = LIMITS
     keys: LiveKeyring = field(init=False)
     verifier: Verifier = field(init=False)
+    identities: Identities = field(init=False)
     _readers: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(READERS))
 
     def __post_init__(self, keyring: Keyring) -> None:
         self.verifier = Verifier(ADMIN, lambda key_id: self.keys.derived(ADMIN, key_id, self.now()))
+        self.identities = Identities(self.now)
         self.keys = LiveKeyring(keyring, self.verifier.memory.forget)
 
     async def read(self, what: Callable[[Snapshot], _T]) -> _T:

@@ -23,6 +23,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
                 *("headers_too_large", "ledger_unavailable", "ledger_conflict"),
             )
         },
+        "policy_missing": (403, "No mint policy fits"),
         "account_unknown": (404, "No such account"),
         "hold_unknown": (404, "No such hold"),
         "key_unknown": (404, "No such key"),
@@ -34,6 +35,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "caveat_wider": (422, "The caveat is wider than its parent"),
         "pattern_invalid": (422, "The pattern cannot be read"),
         "internal_error": (500, "Something went wrong"),
+        "identity_unavailable": (503, "The provider's keys cannot be had"),
         "keyring_invalid": (503, "The keyring cannot be used"),
         "ledger_refused": (503, "This ledger must not be used"),
         "tally_damaged": (503, "The tallies cannot be read"),

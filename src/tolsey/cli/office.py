@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 
+from tolsey.admin.identity import check_extra
 from tolsey.admin.office import Office
 from tolsey.cli.ledgers import snapshot_of
 from tolsey.config import Config
@@ -20,13 +21,19 @@ def office_of(
     problems: Callable[[], list[str]],
     workers: int,
 ) -> Office:
-    """The office of a gateway. `config` is the one in use, `problems` why calls are not taken at the moment."""
+    """The office of a gateway. `config` is the one in use, `problems` why calls are not taken at the moment.
+
+    Raises `IdentityUnavailable` where the config has providers, and what they need is not installed.
+    """
+    if config().minting.providers:
+        check_extra()
     return Office(
         keyring=keyring,
         changing=changing,
         snapshot=lambda: snapshot_of(config()),
         state=lambda: _state(config(), workers) | {"problems": problems()},
         now=time.time_ns,
+        minting=lambda: config().minting,
         limits=config().limits,
     )
 
