@@ -248,7 +248,7 @@ def test_what_is_not_supported_yet_says_so(text: str) -> None:
 def test_every_name_of_the_design_is_known() -> None:
     assert set(CAVEAT_NAMES) == {
         "label", "budget", "scope", "method", "expires", "max-price", "calls",
-        "rate", "depth", "tool", "model", "upstream", "peer", "purpose", "tag",
+        "rate", "depth", "tool", "model", "upstream", "peer", "purpose", "tag", "once",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from tests.test_migrate import contents, url
 from tests.test_retention import compact
 from tolsey.cli import copying
 from tolsey.errors import LedgerRefused, LedgerUnavailable
+from tolsey.ledger.approving import Question
 from tolsey.ledger.events import (
     Annul,
     Claim,
@@ -37,6 +38,7 @@ from tolsey.ledger.events import (
     Void,
 )
 from tolsey.ledger.windows import DAY, HOUR
+from tolsey.store.approvals_sqlite import answer, ask
 from tolsey.store.contract import RollUp, TallyRow
 from tolsey.store.export import export
 from tolsey.store.moving import TABLES
@@ -83,6 +85,9 @@ def file(tmp_path: Path) -> Path:
         for event in HISTORY:
             assert not isinstance(ledger.run([event], now)[0], Unknown)
         ledger.tally([TallyRow(now // HOUR, "a worker", "{}", "{}")])
+        question = Question("q1", now, now + HOUR, "r", "p", "a/b", "t", "GET", "/x", "y=1", 7, "USD", "why")
+        assert ledger.change(lambda db, _: ask(db, question), now)
+        ledger.change(lambda db, at: answer(db, "q1", granted=True, note="n", at=at, owner=0, config=None), now)
     return tmp_path / "ledger.db"
 
 
@@ -127,7 +132,7 @@ async def test_gateways_go_on_there(gateways: Gateways, file: Path) -> None:
     """With the same id and behind the last number, so that the keys take it for what it is."""
     await migrate(url(file), gateways.url)
     ledger = await gateways.open("o2")
-    assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 17)
+    assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 18)
     outcomes = await ledger.write([Reserve("h6", NAME, 5), Settle("h6", 5), Settle("h2", 9), Refund("h1", 10, "r")])
     assert [type(outcome) for outcome in outcomes] == [Granted, Resolved, Resolved, Resolved]
     assert (await rows(gateways.url, "SELECT min(n), max(n) FROM entry WHERE n > 17")) == [(18, 21)]

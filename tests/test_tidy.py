@@ -41,7 +41,7 @@ FLOORS = {
 }
 """The floor of each module or package directly under `tolsey`."""
 
-SDK = {"__init__", "httpx", "pay", "refusals"}
+SDK = {"__init__", "approval", "httpx", "pay", "refusals"}
 """What a sub-agent imports: it may use clock and randomness, and imports floors 0 and 1 only."""
 
 SIDEWAYS = {

@@ -21,6 +21,7 @@ from tolsey.errors import CaveatInvalid, CaveatWider, TokenError, TokenMalformed
 from tolsey.token.admin_caveats import parser_of
 from tolsey.token.delegation import Inspection, UnverifiedLink, compose, inspection, narrow
 from tolsey.token.macaroon import Macaroon
+from tolsey.token.wire import LIMITS
 
 __all__ = [
     "CaveatInvalid",
@@ -49,13 +50,18 @@ def attenuate(
     scope: str | None = None,
     expires: str | None = None,
     caveats: Sequence[str] = (),
+    approval: str | None = None,
+    approver: str | None = None,
 ) -> str:
     """Return a narrower token for a sub-agent, offline.
 
     `label` names the new Link (a random nonce is added, so that two equal children are two accounts); `budget` is as in
     `"50 USD"`, `scope` a path pattern, `expires` a date or an RFC 3339 time, `caveats` any others, as in
-    `"method = GET"`. Raises `TokenMalformed` if `token` cannot be read, `CaveatInvalid` if a caveat is not one we know,
-    and `CaveatWider` if it would allow more than `token` does.
+    `"method = GET"`. With `approval`, as in `"above 5 USD"` or `"always"`, somebody has to say yes to a call;
+    `approver` is the gateway that asks them, as `tolsey approver` prints it there. This needs PyNaCl.
+
+    Raises `TokenMalformed` if `token` cannot be read, `CaveatInvalid` if a caveat is not one we know, and `CaveatWider`
+    if it would allow more than `token` does.
     """
     parent = Macaroon.deserialize(token.strip())
     texts = compose(
@@ -67,7 +73,29 @@ def attenuate(
         caveats=caveats,
         parse=parser_of(parent.identifier),
     )
-    return narrow(parent, texts).to_text()
+    child = narrow(parent, texts)
+    if approval is not None:
+        child = _with_approval(parent, texts, approval, approver or "")
+    return child.to_text()
+
+
+def _with_approval(parent: Macaroon, texts: Sequence[str], approval: str, approver: str) -> Macaroon:
+    """The same child with an approval before its budgets, which come last."""
+    from tolsey.token.approvals import Ticket, parse_approver, parse_condition, require
+
+    ticket = Ticket(secrets.token_bytes(32), parse_condition(approval))
+    first = next((n for n, text in enumerate(texts) if text.startswith("budget")), len(texts))
+    asking = require(
+        parent.attenuate(*texts[:first]),
+        ticket,
+        parse_approver(approver),
+        ephemeral=secrets.token_bytes(32),
+        nonce=secrets.token_bytes(24),
+    )
+    child = asking.attenuate(*texts[first:])
+    if len(child.caveats) > LIMITS.caveats or len(child.serialize()) > LIMITS.token_bytes:
+        raise CaveatInvalid(f"a token has at most {LIMITS.caveats} caveats and {LIMITS.token_bytes} bytes")
+    return child
 
 
 def inspect(token: str) -> Inspection:

@@ -12,7 +12,7 @@ from tolsey.token.chain import ADMIN
 
 app = new_app("List, rotate and drop the root keys.")
 
-Kind = Literal["capability", "admin", "paid"]
+Kind = Literal["capability", "admin", "paid", "approval"]
 
 
 @app.callback(

@@ -37,6 +37,7 @@ TITLES: Final[Mapping[str, str]] = {
     "fetch_failed": "The call failed",
     "file_unusable": "A file cannot be used",
     "grant_refused": "This cannot be granted",
+    "question_unknown": "No such question is open",
     "hold_refused": "This cannot be done with the hold",
     "hold_unknown": "No such hold",
     "httpx_missing": "HTTP cannot be spoken here",

@@ -5,6 +5,9 @@ Nothing here may import the config, the keyring, the ledger or the gateway.
 
 import time
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from tolsey import Inspection, Macaroon
 from tolsey import attenuate as attenuate_token
@@ -33,6 +36,14 @@ def attenuate(
     scope: Scopes = None,
     expires: Expires = None,
     caveat: Caveats = None,
+    approval: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help='Somebody has to say yes to a call: "above 5 USD" or "always".'),
+    ] = None,
+    approver: Annotated[
+        str | None,
+        typer.Option(envvar="TOLSEY_APPROVER", help="The gateway that asks them, as its `tolsey approver` prints it."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a narrower token for a sub-agent, offline.
@@ -47,6 +58,8 @@ def attenuate(
         scope=one_scope(scope),
         expires=expires,
         caveats=caveat or (),
+        approval=approval,
+        approver=approver,
     )
     show_token("attenuated", Macaroon.deserialize(text), label, json)
 

@@ -36,6 +36,7 @@ from tolsey.gateway.tallying import Tallying
 from tolsey.store.book import Book
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring, LiveKeyring
+from tolsey.token.approvals import APPROVAL
 from tolsey.token.chain import CAPABILITY
 from tolsey.token.verifier import Verifier
 
@@ -160,6 +161,7 @@ class Worker:
             disclose_chain=config.server.disclose == "chain",
             desk=self._desk(config),
             agents=config.agents,
+            approver=lambda key_id: self._keys.derived(APPROVAL, key_id, time.time_ns()),
         )
         self._telemetry = telemetry_of(config, owner, self._complain)
         self._tallying = Tallying(self._book, owner, time.time_ns)

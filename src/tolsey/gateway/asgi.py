@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tolsey.errors import Refusal
+from tolsey.gateway.approving import answer_approvals, is_approval
 from tolsey.gateway.client import Client, Receive, Send, Watch
 from tolsey.gateway.own import OWN_PREFIX, answer_own
 from tolsey.gateway.passage import Passage
@@ -78,6 +79,9 @@ class Gateway:
             elif is_shop(passage.desk, request.path):
                 record.own = True
                 await answer_shop(passage, request, client)
+            elif passage.approver is not None and is_approval(request.path):
+                record.own = True
+                await answer_approvals(passage, passage.approver, request, client)
             elif request.path.startswith(OWN_PREFIX):
                 record.own = True
                 await answer_own(passage, request, client)

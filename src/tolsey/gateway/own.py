@@ -31,11 +31,11 @@ async def answer_own(passage: Passage, request: Request, client: Client) -> None
     await send_json(client, found)
 
 
-async def send_json(client: Client, document: object) -> None:
+async def send_json(client: Client, document: object, status: int = 200) -> None:
     """Answer with a JSON document that is never cached."""
     body = msgspec.json.encode(document)
     await client.whole(
-        200,
+        status,
         [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode("ascii")),

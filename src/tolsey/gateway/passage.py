@@ -49,6 +49,7 @@ class Passage:
 
     `now` returns nanoseconds since the epoch, `new_hold` a fresh hold id. With `disclose_chain` a refusal shows the
     figures of accounts above the bearer's own (RULES.md M15). `agents` is how callers of observe routes are told apart.
+    `approver` returns the secret that tickets were sealed to, by its key id; None where nobody is asked for approval.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Passage:
         disclose_chain: bool = True,
         agents: Sequence[str] = (),
         desk: Desk | None = None,
+        approver: Callable[[str], bytes | None] | None = None,
     ) -> None:
         self.routes = routes
         self.verifier = verifier
@@ -75,6 +77,7 @@ class Passage:
         self.disclose_chain = disclose_chain
         self.agents = agents
         self.desk = desk
+        self.approver = approver
 
     @property
     def marks(self) -> tuple[tuple[bytes, bytes], ...]:

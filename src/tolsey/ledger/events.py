@@ -28,6 +28,8 @@ class Kind(StrEnum):
     OBSERVE = "observe"
     PAY = "pay"
     KEYS = "keys"
+    APPROVE = "approve"
+    DENY = "deny"
 
 
 RESOLUTIONS: Final = (Kind.SETTLE, Kind.VOID, Kind.EXPIRE)
@@ -41,7 +43,8 @@ class Entry(NamedTuple):
 
     `leaf` is the account at the end of the chain and `counter` the last of those that count calls; the ones above them
     are charged with them. `until` is there in a reserve that may be expired whoever owns it. Of a payment, `hold` is
-    its hash, `leaf` what it opened, and `amount` what was paid, in nano-sat whatever the unit of the account.
+    its hash, `leaf` what it opened, and `amount` what was paid, in nano-sat whatever the unit of the account. Of an
+    answer to a question, `hold` is the question's id, and `amount` the most that was approved.
     """
 
     kind: Kind

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
+from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Extend, Granted, Kind, Late, Observe, Outcome, Pay, Reserve, Settle, Void
 from tolsey.store.contract import Ledger, TallyRow
@@ -128,6 +129,14 @@ class Book:
     async def hold(self, hold_id: str) -> Hold | None:
         """A hold, after everything that this Book was handed before. Raises `LedgerUnavailable`."""
         return await self._read(lambda: self._ledger.hold(hold_id))
+
+    async def ask(self, question: Question) -> bool:
+        """Keep a question; False if too many are open. Raises `LedgerUnavailable`."""
+        return await self._read(lambda: self._ledger.ask(question))
+
+    async def asked(self, id_: str) -> Asked | None:
+        """A question with what was said to it. Raises `LedgerUnavailable`."""
+        return await self._read(lambda: self._ledger.asked(id_))
 
     async def _read(self, look: Callable[[], Awaitable[_R]]) -> _R:
         future: asyncio.Future[_R] = self._loop.create_future()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Kind, Outcome
 from tolsey.token.chain import Account
@@ -82,6 +83,17 @@ class Ledger(Protocol):
     async def note(self, kind: Kind, note: str) -> None:
         """Write down what moves no money: that an operator accepts this ledger as it is (`ACCEPT`, RULES.md L1), or a
         change of the root keys (`KEYS`).
+        """
+
+    async def ask(self, question: Question) -> bool:
+        """Keep a question that somebody is to answer, durably; False if too many are open."""
+
+    async def asked(self, id_: str) -> Asked | None:
+        """A question with what was said to it, None if there is no such question (any more)."""
+
+    async def answer(self, id_: str, *, granted: bool, note: str) -> Asked | None:
+        """Answer a question, durably, and write an entry about it. Returns how it was before, None if there is no such
+        question; one that is not open any more is left as it is.
         """
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
@@ -286,3 +298,6 @@ class Snapshot(Protocol):
 
     def payments(self) -> Iterator[PaymentRow]:
         """Every payment, in order; of the limit of its purse, grants are a part."""
+
+    def questions(self) -> Iterator[Asked]:
+        """Every question that is kept, oldest first."""

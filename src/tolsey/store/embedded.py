@@ -1,13 +1,16 @@
 """The embedded ledger on an event loop: a `SqliteLedger` that never blocks its loop."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
+from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Kind, Outcome
+from tolsey.store import approvals_sqlite
 from tolsey.store.contract import TallyRow
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
@@ -129,6 +132,30 @@ class EmbeddedLedger:
     async def note(self, kind: Kind, note: str) -> None:
         """Write down what moves no money."""
         await self._in_thread(self._ledger.note, kind, note, self._now())
+
+    async def ask(self, question: Question) -> bool:
+        """Keep a question that somebody is to answer."""
+
+        def work(db: sqlite3.Connection, at: int) -> bool:
+            until = at + (question.until - question.at)
+            return approvals_sqlite.ask(db, question._replace(at=at, until=until))
+
+        return await self._in_thread(self._ledger.change, work, self._now())
+
+    async def asked(self, id_: str) -> Asked | None:
+        """A question with what was said to it."""
+        return await self._in_thread(self._ledger.find, id_)
+
+    async def answer(self, id_: str, *, granted: bool, note: str) -> Asked | None:
+        """Answer a question."""
+        ledger = self._ledger
+
+        def work(db: sqlite3.Connection, at: int) -> Asked | None:
+            return approvals_sqlite.answer(
+                db, id_, granted=granted, note=note, at=at, owner=ledger.owner, config=ledger.config
+            )
+
+        return await self._in_thread(ledger.change, work, self._now())
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

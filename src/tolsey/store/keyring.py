@@ -27,6 +27,7 @@ import msgspec
 
 from tolsey.errors import KeyringError
 from tolsey.store.private_file import replace_file, sync_directory, write_new
+from tolsey.token.approvals import APPROVAL
 from tolsey.token.chain import ADMIN, CAPABILITY, L402
 from tolsey.token.l402 import is_key_id
 from tolsey.token.macaroon import derive_key
@@ -42,8 +43,8 @@ LOOK_EVERY: Final = 1_000_000_000
 """How often the file is looked at, in nanoseconds (RULES.md T9)."""
 
 KINDS: Final = (CAPABILITY, ADMIN)
-"""The kinds of key that a keyring has at least one of each of. One for paid tokens (`L402`) is made when it is first
-wanted: see `with_key`.
+"""The kinds of key that a keyring has at least one of each of. One for paid tokens (`L402`) and one that questions
+are sealed to (`APPROVAL`) are made when they are first wanted: see `with_key`.
 """
 
 _KEY_ID = r"\A[A-Za-z0-9_-]{1,32}\Z"
@@ -58,7 +59,7 @@ _Stamp = tuple[int, int, int, int]
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, msgspec.Meta(pattern=_KEY_ID)]
-    kind: Literal["tolsey", "tolsey-admin", "tolsey-l402"]
+    kind: Literal["tolsey", "tolsey-admin", "tolsey-l402", "tolsey-approval"]
     secret: Annotated[str, msgspec.Meta(pattern=_SECRET)]
     created: Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -324,13 +325,9 @@ def _new_key(kind: str) -> _Key:
     secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")
     created = datetime.now(UTC).replace(microsecond=0)
     # Hex, since an id that begins with '-' is a nuisance on a command line.
-    if kind == CAPABILITY:
-        return _Key(secrets.token_hex(4), "tolsey", secret, created)
-    if kind == ADMIN:
-        return _Key(secrets.token_hex(4), "tolsey-admin", secret, created)
-    if kind == L402:
-        return _Key(secrets.token_hex(4), "tolsey-l402", secret, created)
-    raise KeyringError(f"there is no kind of key called {kind!r}")
+    if kind not in (*KINDS, L402, APPROVAL):
+        raise KeyringError(f"there is no kind of key called {kind!r}")
+    return _Key(secrets.token_hex(4), kind, secret, created)  # type: ignore[arg-type]  # one of those just named
 
 
 def _mark(ledger: str, entries: int, at: int) -> Mark:

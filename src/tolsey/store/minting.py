@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tolsey.store.keyring import Keyring
+from tolsey.token.approvals import APPROVAL
 from tolsey.token.caveats import BudgetCaveat, parse_caveat
 from tolsey.token.chain import ADMIN, CAPABILITY, L402, Chain, write_identifier
 from tolsey.token.delegation import compose
@@ -15,7 +16,7 @@ from tolsey.token.wire import Limits
 LOCATION: Final = "tolsey"
 """The location in our tokens: a hint that nothing relies on."""
 
-KIND_NAMES: Final = {CAPABILITY: "capability", ADMIN: "admin", L402: "paid"}
+KIND_NAMES: Final = {CAPABILITY: "capability", ADMIN: "admin", L402: "paid", APPROVAL: "approval"}
 """What people call the kinds of token, and of key."""
 
 

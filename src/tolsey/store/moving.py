@@ -5,6 +5,8 @@ L11): which rows those are, and the order in which they go. What an engine does 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from tolsey.ledger.approving import Question
+
 Row = Sequence[object]
 
 
@@ -33,6 +35,7 @@ TABLES: Final = (
     Table("rolled", ("account", "spent", "calls", "granted", "observed")),
     Table("rolled_window", ("account", "start", "spent", "granted", "observed")),
     Table("entry", ("n", "at", "kind", "hold", "leaf", "counter", "amount", "until", "owner", "config", "note")),
+    Table("question", (*Question._fields, "granted", "answered", "note")),
     Table("tally", ("hour", "source", "key", "counts")),
     Table("hold", ("id", "leaf", "counter", "amount", "owner", "at", "until")),
 )

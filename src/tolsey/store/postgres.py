@@ -21,9 +21,11 @@ from typing import Final
 import asyncpg
 
 from tolsey.errors import CommitUnknown, LedgerUnavailable, TolseyError
+from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Books, Hold
 from tolsey.ledger.events import Conflict, Event, Expire, Extend, Granted, Kind, Outcome, Reserve, Settle, Shortfall
 from tolsey.ledger.rules import apply
+from tolsey.store import approvals_postgres
 from tolsey.store.contract import TALLIED_HOURS, TallyRow
 from tolsey.store.postgres_connection import (
     ERRORS,
@@ -308,6 +310,23 @@ class PostgresLedger:
         """Write down what moves no money."""
         async with self._using("the ledger cannot be written") as session:
             await session.db.execute(_NOTE, kind, self.owner, self.config, note)
+
+    async def ask(self, question: Question) -> bool:
+        """Keep a question that somebody is to answer."""
+        async with self._using("the ledger cannot be written") as session:
+            return await approvals_postgres.ask(session.db, question)
+
+    async def asked(self, id_: str) -> Asked | None:
+        """A question with what was said to it."""
+        async with self._using("the ledger cannot be read") as session:
+            return await approvals_postgres.find(session.db, id_)
+
+    async def answer(self, id_: str, *, granted: bool, note: str) -> Asked | None:
+        """Answer a question."""
+        async with self._using("the ledger cannot be written") as session:
+            return await approvals_postgres.answer(
+                session.db, id_, granted=granted, note=note, owner=self.owner, config=self.config
+            )
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

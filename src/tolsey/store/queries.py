@@ -1,11 +1,18 @@
 """The SQL that both engines read a ledger with, and what is said of one that must not be read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import ClassVar, Final, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Final, TypeVar
 
 from tolsey.errors import LedgerRefused
+from tolsey.ledger.approving import Asked, Question
 from tolsey.store.contract import AccountRow, EntryRow, HoldRow, PaymentRow, RolledRow, RollUp, TallyRow, WindowRow
+
+QUESTION: Final = (
+    "SELECT id, at, until, root, prefix_id, labels, ticket, method, path, query, nano, unit, purpose,"
+    " granted, answered, note FROM question"
+)
+"""Questions, in the order of columns that `asked_of` reads."""
 
 ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
 """An `EntryRow`."""
@@ -94,6 +101,10 @@ class Queries(ABC):
         """The open holds, oldest first."""
         return self._rows(HoldRow, _HOLDS)
 
+    def questions(self) -> Iterator[Asked]:
+        """Every question that is kept, oldest first."""
+        return self._rows(lambda *row: asked_of(row), f"{QUESTION} ORDER BY at, id")
+
     def payments(self) -> Iterator[PaymentRow]:
         """Every payment and its purse."""
         return self._rows(PaymentRow, _PAYMENTS)
@@ -114,3 +125,9 @@ def check_readable(version: int, present: int, moved_to: str | None, ledger: str
         hint = "; `tolsey serve` or `tolsey mint` brings it up to date" if older else ""
         raise LedgerRefused(f"{ledger} is of {'an older' if older else 'a newer'} Tolsey{hint}")
     check_moved(moved_to, ledger)
+
+
+def asked_of(row: Sequence[Any]) -> Asked:
+    """A question of one row of `QUESTION`."""
+    *question, granted, answered, note = row
+    return Asked(Question(*question), None if granted is None else bool(granted), answered, note)

@@ -16,6 +16,7 @@ EVERY: Final = 4096
 """After how many entries each progress is told."""
 
 _NOTES: Final = ("late", "accept", "keys")
+_ANSWERS: Final = ("approve", "deny")
 _RESOLUTIONS: Final = ("settle", "void", "expire")
 
 
@@ -61,6 +62,7 @@ class Replay:
         self.accounts = {row.n: _account(row) for row in snapshot.accounts()}
         self._open: dict[str, _Hold] = {}
         self._bought: set[str] = set()
+        self._answers: dict[str | None, tuple[str, int]] = {}
         self._stored = {(row.account, row.start): row for row in snapshot.windows()}
         rollups = list(snapshot.rollups())
         self._up_to = max((rollup.up_to for rollup in rollups), default=0)
@@ -151,6 +153,9 @@ class Replay:
     def _entry(self, entry: EntryRow) -> Iterator[str]:
         kind, n = entry.kind, entry.n
         if kind in _NOTES:
+            return
+        if kind in _ANSWERS:
+            self._answers[entry.hold] = (kind, entry.at)
             return
         for number in (entry.leaf, entry.counter):
             if number is not None and number not in self.accounts:
@@ -308,10 +313,17 @@ class Replay:
                     f" its entries add up to {summed}"
                 )
         yield from self._compare_windows()
+        yield from self._compare_answers()
         stored = {row.id: _Hold(row.leaf, row.counter, row.amount, row.at) for row in self._snapshot.holds()}
         for id_ in sorted(stored.keys() | self._open.keys()):
             if stored.get(id_) != self._open.get(id_):
                 yield f"hold {id_} is open in the journal or in the table of holds, not in both"
+
+    def _compare_answers(self) -> Iterator[str]:
+        for asked in self._snapshot.questions():
+            found = None if asked.granted is None else (_ANSWERS[not asked.granted], asked.answered)
+            if found != self._answers.get(asked.question.id):
+                yield f"the answer to question {asked.question.id} is not as the journal has it"
 
     def _compare_windows(self) -> Iterator[str]:
         for (n, start), row in self._stored.items():

@@ -124,7 +124,7 @@ def _is_whole(entries: Sequence[EntryRow], up_to: int) -> bool:
     """Whether nothing of it lies behind `up_to`, nor is to come: a hold must be resolved, and a payment stays for ever,
     so that it is never used again.
     """
-    if entries[0].kind == "pay":
+    if entries[0].kind in ("pay", "approve", "deny"):
         return False
     resolved = entries[0].kind != "reserve" or any(e.kind in ("settle", "void", "expire") for e in entries)
     return resolved and entries[-1].n <= up_to

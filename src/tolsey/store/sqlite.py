@@ -11,12 +11,13 @@ WAL-reset bug, 3.7.0 to 3.51.2, out of reach).
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tolsey.errors import LedgerMissing, LedgerRefused, LedgerUnavailable
+from tolsey.ledger.approving import Asked
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import (
     Conflict,
@@ -32,6 +33,7 @@ from tolsey.ledger.events import (
     Shortfall,
 )
 from tolsey.ledger.rules import apply
+from tolsey.store import approvals_sqlite
 from tolsey.store.contract import TALLIED_HOURS, TallyRow
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.queries import check_moved
@@ -49,10 +51,12 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 BALLAST_BYTES: Final = 8 * 1024 * 1024
+
+_R = TypeVar("_R")
 
 
 class SqliteLedger:
@@ -292,6 +296,27 @@ class SqliteLedger:
             self.commit()
         finally:
             self.turn.give()
+
+    @errors_of("the ledger cannot be written")
+    def change(self, work: Callable[[sqlite3.Connection, int], _R], now: int) -> _R:
+        """Let `work` change the ledger in a transaction of its own, at the ledger's time. Takes the turn; blocks."""
+        self.turn.take()
+        try:
+            self._begin()
+            self._last_at = max(now, self._last_at)
+            found = work(self._db, self._last_at)
+            self.commit()
+        except BaseException:
+            self.roll_back()
+            raise
+        finally:
+            self.turn.give()
+        return found
+
+    @errors_of("the ledger cannot be read")
+    def find(self, id_: str) -> Asked | None:
+        """A question with what was said to it."""
+        return approvals_sqlite.find(self._db, id_)
 
     @errors_of("the ledger cannot be written")
     def tally(self, rows: Sequence[TallyRow]) -> None:

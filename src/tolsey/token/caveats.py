@@ -14,6 +14,7 @@ from typing import Final
 
 from tolsey.call import METHODS, Call, Pattern, parse_pattern
 from tolsey.errors import AmountInvalid, CaveatInvalid, PatternInvalid
+from tolsey.token.once import Once, parse_once
 from tolsey.units import MAX_NANO, NANO, PERIODS, Amount, Budget, parse_amount, parse_budget
 
 SECOND: Final = 1_000_000_000
@@ -224,10 +225,10 @@ class Peer:
         return None if any(address in network for network in self.networks) else "the client's address is not allowed"
 
 
-Condition = Scope | Method | Expires | Upstream | Model | Peer
+Condition = Scope | Method | Expires | Upstream | Model | Peer | Once
 """The caveats that can be decided by looking at the Call alone."""
 
-CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Peer)
+CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Peer, Once)
 """The same, for `isinstance`, which is slower by half over a union."""
 
 Meaning = Label | BudgetCaveat | Calls | RateCaveat | MaxPrice | Depth | Purpose | Tag | Condition
@@ -418,6 +419,7 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "calls": _calls,
     "rate": _rate,
     "tag": _tag,
+    "once": parse_once,
     "tool": _not_yet("tool"),
     "model": lambda value: Model(read_globs("model", value)),
 }

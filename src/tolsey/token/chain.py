@@ -32,6 +32,7 @@ from tolsey.token.caveats import (
 )
 from tolsey.token.l402 import Payment, read_identifier
 from tolsey.token.macaroon import ThirdParty, prefix_id
+from tolsey.token.once import Once
 from tolsey.token.wire import LIMITS, Caveat, Limits
 from tolsey.units import NANO, Amount, Budget
 
@@ -271,6 +272,8 @@ def grow(chain: Chain, macs: Sequence[bytes], caveats: Sequence[Caveat], limits:
                 tags.append(TagAt(alternatives, len(links) - 1, minted, term.text))
             case Purpose():
                 pass
+            case Once():
+                terms.append(replace(term, meaning=None, reason="this caveat may only stand in a discharge"))
             case _:
                 terms.append(term)
         root_is_bare = root_is_bare and len(links) > 1
@@ -310,22 +313,30 @@ def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
     """The chain with the caveats of its verified discharges put in where their third-party caveats stand.
 
     `found` are pairs of a third-party caveat's number on the chain and a caveat of its discharge. What would open an
-    account or a Link, or count them, has no meaning in a discharge and refuses (RULES.md T7).
+    account or a Link, or count them, has no meaning in a discharge and refuses (RULES.md T7), but for `once`: it is a
+    counter with room for one call, which only a call that is granted opens.
     """
     added: dict[int, list[Term]] = {}
+    counters, counter_links = list(chain.counters), list(chain.counter_links)
     for number, caveat in found:
         _, link, at = chain.third_parties[number]
         term = _term(caveat, link, chain.identifier.kind)
         if isinstance(term.meaning, Purpose):
             continue
+        if isinstance(term.meaning, Once):
+            parent = counters[-1].id if counters else None
+            counters.append(Account(term.meaning.account, CALL, parent, "(approval)", NANO))
+            counter_links.append(link)
         if isinstance(term.meaning, _NOT_IN_A_DISCHARGE):
             term = Term(None, term.text, link, "this caveat may not stand in a discharge")
         added.setdefault(at, []).append(term)
+    if len(chain.budgets) + len(counters) + len(chain.rates) > LIMITS.accounts:
+        raise TokenMalformed(f"a token and its discharges have at most {LIMITS.accounts} accounts and rates together")
     terms: list[Term] = []
     for at in range(len(chain.terms) + 1):
         terms += added.get(at, [])
         terms += chain.terms[at : at + 1]
-    return replace(chain, terms=tuple(terms))
+    return replace(chain, terms=tuple(terms), counters=tuple(counters), counter_links=tuple(counter_links))
 
 
 class Clearance(NamedTuple):
