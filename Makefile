@@ -9,7 +9,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lightning test-examples test-package proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-deploy proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package" -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy" -n auto --dist loadfile $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -33,6 +33,9 @@ test-examples: setup examples/$(VENV)/.locked ## run examples/ against a local g
 
 test-package: setup ## build wheel and sdist, install each with pip alone, run the demo
 	@$(BIN)/python -m pytest -q -m package tests/test_package.py $(ARGS)
+
+test-deploy: setup deploy/$(VENV)/.locked ## check deploy/ with the tools that those files are for
+	@$(BIN)/python -m pytest -q -m deploy tests/test_deploy.py $(ARGS)
 
 proofs: setup ## visit every state of the ledger's model, half a minute
 	@$(BIN)/python -m proofs --thorough $(ARGS)
@@ -60,9 +63,10 @@ lock: ## write the lock files anew with the newest versions; needs uv
 	@$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
 	@$(LOCK) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
 	@$(LOCK) examples/requirements.in --output-file examples/requirements.lock
+	@$(LOCK) deploy/requirements.in --output-file deploy/requirements.lock
 
 clean: ## remove .venv, caches and build output
-	@rm -rf $(VENV) examples/$(VENV) js/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) js/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	@find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A changed lock file makes .venv anew, so that nothing is left over from the old one.
@@ -77,10 +81,10 @@ $(VENV)/.locked: requirements-dev.lock
 	@$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
 
-examples/$(VENV)/.locked: examples/requirements.lock
-	@echo "examples: making examples/$(VENV) and installing the locked packages (once, under a minute) ..."
-	@$(PYTHON) -m venv --clear examples/$(VENV)
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 examples/$(BIN)/python -m pip install --quiet --require-hashes -r $<
+%/$(VENV)/.locked: %/requirements.lock
+	@echo "$*: making $*/$(VENV) and installing the locked packages (once, under a minute) ..."
+	@$(PYTHON) -m venv --clear $*/$(VENV)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $*/$(BIN)/python -m pip install --quiet --require-hashes -r $<
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
