@@ -25,6 +25,8 @@ from tolsey.ledger.events import (
     Shortfall,
     TooManyHolds,
 )
+from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
+from tolsey.store import revocations_sqlite
 from tolsey.store.sqlite_file import Durability
 from tolsey.testing import NOON, SECOND, FakeClock, FaultyLedger
 from tolsey.token.caveats import format_time
@@ -128,6 +130,15 @@ class Ledgers:
 def owner_file(path: Path, owner: str) -> Path:
     """The file whose lock is the owner's sign of life."""
     return path.with_name(f"{path.name}.owners") / owner
+
+
+def revise(ledger: FaultyLedger, change: Revoke | Unrevoke, now: int) -> Revised:
+    """Revoke a prefix in a ledger, or take that back."""
+
+    def work(db: sqlite3.Connection, at: int) -> Revised:
+        return revocations_sqlite.revise(db, change, at=at, owner=ledger.owner, config=ledger.config)
+
+    return ledger.change(work, now)
 
 
 def stands(ledger: FaultyLedger, accounts: Sequence[Account]) -> list[tuple[int, int]]:

@@ -43,6 +43,7 @@ def token(config: Path, c: tuple[str, str]) -> str:
         Reserve("h5", (), 0, "", (CALLS,), (RATE,)),
         Observe("o1", (DAILY,), 7, 6, "GET /z", (CALLS,), (RATE,)),
     )
+    answer("revoke", token, "--link", "0", *c)
     with database(book(config)) as db:
         db.execute("INSERT INTO tally VALUES (494000, 'a worker', '{}', '{}')")
         db.execute(
@@ -73,7 +74,7 @@ def test_everything_is_carried_over(config: Path, c: tuple[str, str], token: str
         "source": f"sqlite:///{book(config)}",
         "target": f"sqlite:///{target}",
         "accounts": 3,
-        "entries": 13,
+        "entries": 14,
         "open_holds": 3,
     }
     assert contents(target) == before
@@ -101,7 +102,7 @@ def test_the_source_is_refused_and_says_where_the_ledger_is(
     status, out, err = tolsey("migrate", url(book(config)), url(target))
     assert (status, out) == (
         0,
-        f"moved to {url(target)}: accounts: 3, entries: 13, open holds: 3; everything adds up\n",
+        f"moved to {url(target)}: accounts: 3, entries: 14, open holds: 3; everything adds up\n",
     )
     assert err == f"put the new URL into [ledger] url; {url(book(config))} is refused from now on\n"
     reason = ("--reason", "r")
@@ -121,7 +122,7 @@ def test_the_keys_go_on_working(config: Path, c: tuple[str, str], token: str, tm
     answer(*TEAM, *c)
     assert answer("void", "h2", "--reason", "r", *c)["returned"] == "2"
     assert answer("refund", "h1", "--reason", "r", *c)["returned"] == "1"
-    assert answer("fsck", *c)["entries"] == 16
+    assert answer("fsck", *c)["entries"] == 17
     # And back again, to a third place, since the first is taken.
     third = tmp_path / "third.db"
     answer("migrate", url(target), url(third))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli import gateway, refusal, tolsey
-from tests.ledgers import Ledgers, purse
+from tests.ledgers import Ledgers, purse, revise
 from tests.postgres import Gateways, Server, asking, rows
 from tests.reading import fsck
 from tests.test_migrate import contents, url
@@ -37,6 +37,7 @@ from tolsey.ledger.events import (
     Unknown,
     Void,
 )
+from tolsey.ledger.revoking import Revoke
 from tolsey.ledger.windows import DAY, HOUR
 from tolsey.store.approvals_sqlite import answer, ask
 from tolsey.store.contract import RollUp, TallyRow
@@ -84,6 +85,7 @@ def file(tmp_path: Path) -> Path:
         ledger.config = 1
         for event in HISTORY:
             assert not isinstance(ledger.run([event], now)[0], Unknown)
+        revise(ledger, Revoke("a" * 32, LONG, "by somebody"), now)
         ledger.tally([TallyRow(now // HOUR, "a worker", "{}", "{}")])
         question = Question("q1", now, now + HOUR, "r", "p", "a/b", "t", "GET", "/x", "y=1", 7, "USD", "why")
         assert ledger.change(lambda db, _: ask(db, question), now)
@@ -132,11 +134,11 @@ async def test_gateways_go_on_there(gateways: Gateways, file: Path) -> None:
     """With the same id and behind the last number, so that the keys take it for what it is."""
     await migrate(url(file), gateways.url)
     ledger = await gateways.open("o2")
-    assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 18)
+    assert (ledger.id, await ledger.entry_count()) == ("the-ledger", 19)
     outcomes = await ledger.write([Reserve("h6", NAME, 5), Settle("h6", 5), Settle("h2", 9), Refund("h1", 10, "r")])
     assert [type(outcome) for outcome in outcomes] == [Granted, Resolved, Resolved, Resolved]
-    assert (await rows(gateways.url, "SELECT min(n), max(n) FROM entry WHERE n > 17")) == [(18, 21)]
-    assert await ledger.entry_count() == 21
+    assert (await rows(gateways.url, "SELECT min(n), max(n) FROM entry WHERE n > 19")) == [(20, 23)]
+    assert await ledger.entry_count() == 23
     assert (await asyncio.to_thread(fsck, PostgresSnapshot(gateways.url))).difference is None
 
 

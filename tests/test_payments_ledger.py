@@ -148,6 +148,8 @@ def test_a_ledger_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
         with database(ledgers.path) as db:
             db.execute("DROP INDEX entry_payment")
             db.execute("DROP TABLE question")
+            db.execute("DROP TABLE revocation")
+            db.execute("ALTER TABLE ledger DROP COLUMN revocations")
             db.execute("UPDATE ledger SET version = 4")
         assert ledgers.open("o2").run([bought()], NOON) == [Granted("bought", 1000, 1000)]
         assert fsck(ledgers.path).difference is None

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests import swarm
+from tests.cli import tolsey
 from tests.swarm import Answer, Client, Gateway, Upstream
 from tests.tokens import answer as approve
 from tests.tokens import ask, text_of
@@ -235,6 +236,17 @@ class Trouble:
                 self.needles.token(name, part)
             assert await self.get(text) == status, name
         assert await self.get(self.root, "/.tolsey/balance") == 200
+        await self.revoked_token()
+
+    async def revoked_token(self) -> None:
+        """A token that is given to `tolsey revoke`, on standard input, and then refused."""
+        token = self.child("revoked", "label = revoked n")
+        status, *said = await asyncio.to_thread(tolsey, "revoke", "-", "-c", str(self.gateway.file), stdin=token)
+        assert status == 0
+        assert self.needles.leaks("".join(said).encode()) == []
+        async with asyncio.timeout(10):
+            while await self.get(token) != 403:
+                pass
 
     async def limits(self) -> None:
         """Counts, rates and idempotency keys."""

@@ -55,7 +55,8 @@ _EVERY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with,
 @dataclass(frozen=True, slots=True)
 class Server:
     """The data port. `max_body` is in bytes (None: no limit); `mode` is what routes have by default; `disclose` says
-    whether a refusal shows the figures of accounts above the bearer's Link ("chain") or not ("none").
+    whether refusals show figures of accounts above the bearer's Link ("chain"), `revoked_calls` what becomes of calls
+    under way ("finish", "cut").
     """
 
     host: str
@@ -66,6 +67,7 @@ class Server:
     trusted_proxies: tuple[Network, ...]
     disclose: str
     tls: Tls | None
+    revoked_calls: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +141,8 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A whole config. `file` and `keys` (the keyring) are absolute, `source` is the file's bytes as they were read, and
-    `generation` 12 hex digits of their SHA-256.
-    `agents` is how callers without a token are told apart.
-    `routes` are in file order, and the first that matches wins; `warnings` name those that an earlier one covers.
+    `generation` 12 hex digits of their SHA-256. `agents` is how callers without a token are told apart. `routes` are in
+    file order, and the first that matches wins; `warnings` name those that an earlier one covers.
     """
 
     file: Path
@@ -275,6 +276,7 @@ class _Reader:
             trusted_proxies=table.each("trusted_proxies", lines.network),
             disclose=table.read("disclose", one_of("chain", "none"), "chain"),
             tls=read_server_tls(table, self.base, uses=self.sends),
+            revoked_calls=table.read("revoked_calls", one_of("finish", "cut"), "finish"),
         )
         table.done()
         return server

@@ -49,6 +49,7 @@ STATUSES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "calls_exhausted": (402, "The calls are used up"),
         "budget_missing": (402, "No budget in the price's unit"),
         "payment_required": (402, "A payment is needed"),
+        "token_revoked": (403, "The token was revoked"),
         "caveat_refused": (403, "A caveat does not allow this call"),
         "caveat_unknown": (403, "A caveat is not understood"),
         "discharge_missing": (403, "A discharge is missing"),

@@ -123,6 +123,12 @@ class PaymentRequired(Refused):
     code = "payment_required"
 
 
+class TokenRevoked(Refused):
+    """The token, or one that it came from, was revoked; `label` says whose."""
+
+    code = "token_revoked"
+
+
 class CaveatRefused(Refused):
     """A caveat does not allow this call."""
 

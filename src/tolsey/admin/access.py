@@ -69,7 +69,7 @@ async def identify(office: Office, request: Request, action: str | None) -> Admi
         raise Refused(Refusal(error.code, error.detail)) from None
     peer = request.client.host if request.client is not None else ""
     call = Call(request.method, request.url.path, "", peer, office.now())
-    refusal = clear_act(chain, action, call)
+    refusal = await office.revocations.check(chain) or clear_act(chain, action, call)
     if refusal is not None:
         raise Refused(refusal)
     who = by or f"admin {chain.links[-1].label or 'without a label'}"

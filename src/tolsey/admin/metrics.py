@@ -28,11 +28,12 @@ LEDGER_UP: Final = Metric("tolsey_ledger_up", "gauge", "1 while nobody here has 
 EXPIRED: Final = Metric(
     "tolsey_holds_expired_total", "counter", "Holds that this supervisor settled for dead workers or as overdue"
 )
+REVOKED: Final = Metric("tolsey_revoked_prefixes", "gauge", "Prefixes of tokens that are revoked in the ledger")
 BUILD: Final = Metric("tolsey_build_info", "info", "The versions that run", ("version", "python"))
 PRICES: Final = Metric("tolsey_prices_info", "info", "Where the prices of models are from", ("package", "version"))
 CONFIG: Final = Metric("tolsey_config_info", "info", "The config that is in use", ("generation",))
 
-METRICS: Final = (*OF_WORKERS, READY, RESTARTS, LEDGER_UP, EXPIRED, BUILD, PRICES, CONFIG)
+METRICS: Final = (*OF_WORKERS, READY, RESTARTS, LEDGER_UP, EXPIRED, REVOKED, BUILD, PRICES, CONFIG)
 """Everything that `/metrics` shows."""
 
 _BY_NAME: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}

@@ -10,6 +10,7 @@ from tolsey.admin.identity import Identities
 from tolsey.admin.policy import Minting
 from tolsey.store.contract import Ledger, Snapshot
 from tolsey.store.keyring import Keyring, LiveKeyring
+from tolsey.store.revocations import Revocations
 from tolsey.token.chain import ADMIN
 from tolsey.token.verifier import Verifier
 from tolsey.token.wire import LIMITS, Limits
@@ -23,13 +24,14 @@ _T = TypeVar("_T")
 @dataclass(slots=True)
 class Office:
     """One gateway's admin. `ledger` may be used inside `changing()` alone, which keeps order with the gateway's own
-    housework; `snapshot` opens a view of it; `state` says what config is in use, without secrets; `now` is in
-    nanoseconds since the epoch; `minting` is that of the config in use.
+    housework; `snapshot` opens a view of it; `revocations` hold for admin tokens too; `state` says what config is in
+    use, without secrets; `now` is in nanoseconds since the epoch; `minting` is that of the config in use.
     """
 
     keyring: InitVar[Keyring]
     changing: Callable[[], AbstractAsyncContextManager[Ledger]]
     snapshot: Callable[[], Snapshot]
+    revocations: Revocations
     state: Callable[[], dict[str, object]]
     now: Callable[[], int]
     minting: Callable[[], Minting]

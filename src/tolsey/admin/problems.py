@@ -18,7 +18,14 @@ CODES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
             code: STATUSES[code]
             for code in (
                 *("request_invalid", "credentials_ambiguous", "token_missing", "token_malformed", "token_forged"),
-                *("token_expired", "budget_exhausted", "caveat_refused", "caveat_unknown", "discharge_missing"),
+                *(
+                    "token_expired",
+                    "token_revoked",
+                    "budget_exhausted",
+                    "caveat_refused",
+                    "caveat_unknown",
+                    "discharge_missing",
+                ),
                 *("discharge_invalid", "route_missing", "method_not_allowed", "body_too_large", "rate_limited"),
                 *("headers_too_large", "ledger_unavailable", "ledger_conflict"),
             )

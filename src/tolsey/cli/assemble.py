@@ -24,6 +24,8 @@ from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.invoices import Invoicer, Patient
 from tolsey.store.keyring import Keyring, LiveKeyring, check_ledger
 from tolsey.store.lightning_fake import FakeNode
+from tolsey.store.revocations import Source
+from tolsey.store.revocations_sqlite import SqliteRevocations
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
 from tolsey.token.chain import L402
@@ -189,6 +191,16 @@ async def _open(config: Config, new_id: str, *, create: bool) -> Ledger:
         )
     file = SqliteLedger(config.ledger.path, durability=durability, now=time.time_ns(), new_id=new_id, create=create)
     return EmbeddedLedger(file, timeout=timeout, now=time.time_ns)
+
+
+def revocations_of(config: Config, ledger_id: str) -> Source:
+    """Where the revocations of the config's ledger are read."""
+    url = config.ledger.postgresql
+    if url is None:
+        return SqliteRevocations(config.ledger.path, ledger_id)
+    from tolsey.store.revocations_postgres import PostgresRevocations
+
+    return PostgresRevocations(url, ledger_id)
 
 
 async def _fault(keyring: Keyring, ledger: Ledger) -> str | None:

@@ -12,12 +12,14 @@ from tolsey.config import Config
 from tolsey.gateway.shop import price_words
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring
+from tolsey.store.revocations import Revocations
 
 
 def office_of(
     config: Callable[[], Config],
     keyring: Keyring,
     changing: Callable[[], AbstractAsyncContextManager[Ledger]],
+    revocations: Revocations,
     problems: Callable[[], list[str]],
     workers: int,
 ) -> Office:
@@ -31,6 +33,7 @@ def office_of(
         keyring=keyring,
         changing=changing,
         snapshot=lambda: snapshot_of(config()),
+        revocations=revocations,
         state=lambda: _state(config(), workers) | {"problems": problems()},
         now=time.time_ns,
         minting=lambda: config().minting,

@@ -21,9 +21,9 @@ import uvloop
 
 from tolsey.admin.health import Health
 from tolsey.admin.listener import Listener
-from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, Metrics, about
+from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, Metrics, about
 from tolsey.cli import logs
-from tolsey.cli.assemble import open_ledger
+from tolsey.cli.assemble import open_ledger, revocations_of
 from tolsey.cli.office import office_of
 from tolsey.config import Config, load, problems, same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
@@ -31,6 +31,7 @@ from tolsey.gateway.counting import Row
 from tolsey.gateway.server import HttpServer
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring
+from tolsey.store.revocations import Revocations
 
 TICK_SECONDS = 0.5
 """How often the supervisor keeps house: far less than the two seconds in which a dead worker's holds must be
@@ -141,13 +142,17 @@ class Supervisor:
         self._stamps = _stamps(config)
         self._marked = -1
         self._housework = asyncio.Lock()
+        self._revocations = Revocations(revocations_of(config, ledger.id), lambda: None)
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit status."""
         await self._settle_expired()
         self._config_number = await self._ledger.number_config(self.config.generation)
         await _wait_for_port(self.config.server.host, self.port)
-        office = office_of(lambda: self.config, self._keyring, self._changing, self._problems, self._workers)
+        await self._revocations.start()
+        office = office_of(
+            lambda: self.config, self._keyring, self._changing, self._revocations, self._problems, self._workers
+        )
         admin = HttpServer(Listener(Health(self._problems, self._metrics.write), office))
         _check_port(self.config.admin.host, self.config.admin.port)
         loop = asyncio.get_running_loop()
@@ -204,6 +209,7 @@ class Supervisor:
             Row(RESTARTS.name, (), [self._restarts]),
             Row(LEDGER_UP.name, (), [int(up)]),
             Row(EXPIRED.name, (), [self._expired]),
+            Row(REVOKED.name, (), [len(self._revocations.ids)]),
             *about(self.config.generation),
         ]
 
@@ -315,6 +321,7 @@ class Supervisor:
     async def _end_house(self) -> None:
         with contextlib.suppress(TolseyError):
             await self._chores()
+        await self._revocations.close()
         await self._ledger.close()
         self._log.info("stopped")
 

@@ -23,11 +23,11 @@ import msgspec
 import uvloop
 
 from tolsey.cli import logs
-from tolsey.cli.assemble import desk_of, hold_ids, reopen_ledger, routes_of, telemetry_of
+from tolsey.cli.assemble import desk_of, hold_ids, reopen_ledger, revocations_of, routes_of, telemetry_of
 from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
-from tolsey.gateway.counting import FAILED_GROUPS, FENCED, NODE_AWAY, OPEN_CALLS, OPEN_HOLDS, Counts
+from tolsey.gateway.counting import FAILED_GROUPS, FENCED, NODE_AWAY, OPEN_CALLS, OPEN_HOLDS, UNREAD, Counts
 from tolsey.gateway.desk import Desk
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
@@ -36,6 +36,7 @@ from tolsey.gateway.tallying import Tallying
 from tolsey.store.book import Book
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring, LiveKeyring
+from tolsey.store.revocations import Revocations
 from tolsey.token.approvals import APPROVAL
 from tolsey.token.chain import CAPABILITY
 from tolsey.token.verifier import Verifier
@@ -121,6 +122,7 @@ class Worker:
         self._keys = LiveKeyring(Keyring.open(self._config.keys), self._forget)
         self._ledger: Ledger
         self._book: Book
+        self._revocations: Revocations
         self._passage: Passage
         self._calls: CallLog
         self._counts = Counts()
@@ -146,6 +148,8 @@ class Worker:
         self._ledger = await reopen_ledger(config, self._keys.keyring)
         await self._ledger.register(owner)
         self._ledger.config = self._config_number
+        self._revocations = Revocations(revocations_of(config, self._ledger.id), self._cut_revoked)
+        await self._revocations.start()
         self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8), committed=self._counts.committed)
         self._calls = CallLog(lambda piece: os.write(sys.stdout.fileno(), piece), time.time_ns)
         self._passage = Passage(
@@ -153,6 +157,7 @@ class Worker:
             verifier=Verifier(
                 CAPABILITY, lambda key_id: self._keys.derived(CAPABILITY, key_id, time.time_ns()), config.limits
             ),
+            revocations=self._revocations,
             book=self._book,
             log=self._calls,
             now=self._ledger.time,
@@ -178,6 +183,10 @@ class Worker:
         gc.set_threshold(20_000, 50, 100)
         return self._gateway
 
+    def _cut_revoked(self) -> None:
+        if self._config.server.revoked_calls == "cut":
+            self._gateway.cut_revoked()
+
     def _complain(self, about: str) -> None:
         self._log.warning("telemetry is not sent", error=about)
 
@@ -201,6 +210,7 @@ class Worker:
         self._gateway.hand_on()
         self._tallying.sample()
         self._tallying.flush()
+        await self._revocations.close()
         left = await self._book.close(SETTLE_SECONDS)
         if left:
             self._log.warning("settled late", holds=left)
@@ -216,7 +226,7 @@ class Worker:
 
     def _look(self) -> None:
         self._keys.refresh(time.time_ns())
-        problem = self._book.problem or self._keys.problem
+        problem = self._book.problem or self._keys.problem or self._revocations.problem
         if problem != self._told:
             self._told = problem
             self._control.tell(problem=problem)
@@ -229,6 +239,7 @@ class Worker:
         others = {
             FAILED_GROUPS: self._book.failed,
             FENCED: self._book.fenced,
+            UNREAD: int(self._revocations.problem is not None),
             OPEN_CALLS: self._gateway.open_calls,
             OPEN_HOLDS: len(self._book.holds),
             NODE_AWAY: int(self._node_away),
@@ -254,7 +265,8 @@ class Worker:
         self._passage.trusted_proxies = config.server.trusted_proxies
         self._passage.disclose_chain = config.server.disclose == "chain"
         self._passage.agents = config.agents
-        self._ledger.config = number
+        self._config, self._ledger.config = config, number
+        self._cut_revoked()
         desk, self._passage.desk = self._passage.desk, new_desk
         if desk is not None:
             # A challenge under way still has its answer.

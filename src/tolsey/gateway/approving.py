@@ -76,7 +76,7 @@ async def _answer(
     allowed = ("GET", "HEAD") if id_ else ("POST",)
     if request.method not in allowed:
         return Refusal("method_not_allowed", f"write {allowed[0]}", allow=allowed)
-    chain = _shown(passage, request)
+    chain = await _shown(passage, request)
     if isinstance(chain, Refusal):
         return chain
     try:
@@ -89,7 +89,7 @@ async def _answer(
         return Refusal(error.code, error.detail)
 
 
-def _shown(passage: Passage, request: Request) -> Chain | Refusal:
+async def _shown(passage: Passage, request: Request) -> Chain | Refusal:
     token = header_rules.credential(request.headers)
     if isinstance(token, Refusal):
         return token
@@ -99,6 +99,9 @@ def _shown(passage: Passage, request: Request) -> Chain | Refusal:
         chain = passage.verifier.verify_undischarged(token)
     except TokenError as error:
         return Refusal(error.code, error.detail)
+    revoked = await passage.revocations.check(chain)
+    if revoked is not None:
+        return revoked
     peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
     return clear_showing(chain, Call(request.method, request.path, request.query, peer, passage.now())) or chain
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import answer_approvals, is_approval
-from tolsey.gateway.client import Client, Receive, Send, Watch
+from tolsey.gateway.client import Client, Cut, Receive, Send, Watch
 from tolsey.gateway.own import OWN_PREFIX, answer_own
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.record import CallRecord
@@ -44,6 +44,13 @@ class Gateway:
     def open_calls(self) -> int:
         """How many calls are under way."""
         return len(self._watch.clients)
+
+    def cut_revoked(self) -> None:
+        """Cut every call under way upstream whose token is revoked by now."""
+        for client in tuple(self._watch.clients):
+            refusal = None if client.chain is None else self._passage.revocations.revoked(client.chain)
+            if refusal is not None:
+                client.cut_off(Cut.REVOKED, refusal)
 
     def hand_on(self) -> None:
         """Hand on what is over."""

@@ -15,6 +15,7 @@ from tolsey.gateway import problems
 from tolsey.gateway.bodies import Bodies
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
+from tolsey.token.chain import Chain
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -33,6 +34,7 @@ class Cut(StrEnum):
     SILENT = "nothing moved for too long, upstream or downstream"
     TOO_LONG = "the call took longer than its route allows"
     UNFUNDED = "the call could not be held any further"
+    REVOKED = "the token was revoked"
 
 
 class BodyTooLarge(Exception):
@@ -71,9 +73,10 @@ class Watch:
 class Client:
     """One client waiting for one response.
 
-    `record` is that of its call: what passes here is counted in it. `timeout` is how many seconds of silence are borne
-    on either side, once `wait_for` was called: before that it is the ledger that is waited for, which has a limit of
-    its own. `marks` are headers of every response.
+    `record` is that of its call: what passes here is counted in it. `chain` is there while the call is under way
+    upstream, and to be cut should its token be revoked; `because` is what a call that was cut is refused with, if that
+    is known. `timeout` is how many seconds of silence are borne on either side, once `wait_for` was called: before that
+    it is the ledger that is waited for, which has a limit of its own. `marks` are headers of every response.
     """
 
     __slots__ = (
@@ -88,6 +91,8 @@ class Client:
         "_task",
         "_watch",
         "_watcher",
+        "because",
+        "chain",
         "cut",
         "marks",
         "max_duration",
@@ -118,6 +123,8 @@ class Client:
         self._started = self._since = watch.loop.time()
         self._watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
+        self.because: Refusal | None = None
+        self.chain: Chain | None = None
         self.record = record
         self.marks = marks
         self.timeout = self.max_duration = MAX_DURATION_SECONDS
@@ -157,10 +164,10 @@ class Client:
             pass
         self.cut_off(Cut.DISCONNECTED)
 
-    def cut_off(self, why: Cut) -> None:
-        """Cancel the call from this side."""
+    def cut_off(self, why: Cut, because: Refusal | None = None) -> None:
+        """Cancel the call from this side; it is refused with `because`, if that is given."""
         if self.cut is None and self._task is not None:
-            self.cut = why
+            self.cut, self.because = why, because
             self._task.cancel()
 
     async def read(self, announced: int | None, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 - of silence
@@ -255,6 +262,13 @@ class Client:
         status, headers, body = problems.response(refusal, members)
         headers.extend(extra)
         await self.whole(status, headers, body)
+
+
+def uncancel() -> None:
+    """Take back a cancellation by `Client.cut_off`, so that the answer to it can still be sent."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 class _Body:

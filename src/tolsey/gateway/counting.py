@@ -114,6 +114,9 @@ FAILED_GROUPS: Final = Metric("tolsey_ledger_failures_total", "counter", "Groups
 FENCED: Final = Metric(
     "tolsey_ledger_fenced_total", "counter", "Times a worker found itself taken for dead and began under a new name"
 )
+UNREAD: Final = Metric(
+    "tolsey_revocations_unread", "gauge", "Workers that refuse calls, as they could not read what is revoked"
+)
 OPEN_CALLS: Final = Metric("tolsey_calls_open", "gauge", "Calls under way")
 OPEN_HOLDS: Final = Metric("tolsey_holds_open", "gauge", "Holds of living workers that are not resolved on disk")
 
@@ -123,7 +126,7 @@ NODE_AWAY: Final = Metric(
 
 OF_WORKERS: Final = (
     CALLS, SPEND, TAGGED_CALLS, TAGGED_SPEND, UNMETERED, REPLAYS, TOKENS, RECEIVED, SENT, DURATION, ADDED, FAULTS_SEEN,
-    UNKNOWN_KEYS, WAITED, COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, OPEN_CALLS, OPEN_HOLDS,
+    UNKNOWN_KEYS, WAITED, COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, UNREAD, OPEN_CALLS, OPEN_HOLDS,
     NODE_AWAY,
 )  # fmt: skip
 """What workers count."""

@@ -1,7 +1,7 @@
 """A call whose cost grows while it runs: its hold is kept ahead of it, or the call is cut."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from tolsey.errors import LedgerUnavailable, Refusal
@@ -29,7 +29,7 @@ class Meter:
         client: Client,
         quote: Quote,
         granted: Granted | None,
-        allowed: Callable[[int], Refusal | None],
+        allowed: Callable[[int], Awaitable[Refusal | None]],
         explain: Callable[[Outcome], Refusal],
     ) -> None:
         self._book = book
@@ -117,7 +117,7 @@ class Meter:
                 more = min(more, self._quote.price.at_most - self.held)
             if self._hold is None or more <= 0:
                 return
-            self.refusal = self._allowed(self.held + more)
+            self.refusal = await self._allowed(self.held + more)
             if self.refusal is None:
                 try:
                     outcome = await self._book.reserve(Extend(self._hold, more))
@@ -133,7 +133,7 @@ class Meter:
     def _cut(self) -> None:
         """What is held is used up."""
         self.refusal = self.refusal or Refusal("ledger_unavailable", "the hold could not be extended in time")
-        self._client.cut_off(Cut.UNFUNDED)
+        self._client.cut_off(Cut.UNFUNDED, self.refusal)
 
 
 class _Counted:

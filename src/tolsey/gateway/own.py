@@ -47,7 +47,7 @@ async def send_json(client: Client, document: object, status: int = 200) -> None
 
 async def read_balance(passage: Passage, request: Request) -> dict[str, object] | Refusal:
     """What the holder of a token may know of its accounts."""
-    chain = _shown(passage, request)
+    chain = await _shown(passage, request)
     if isinstance(chain, Refusal):
         return chain
     try:
@@ -57,7 +57,7 @@ async def read_balance(passage: Passage, request: Request) -> dict[str, object] 
     return _balance(chain, balances, passage.disclose_chain, passage.now())
 
 
-def _shown(passage: Passage, request: Request) -> Chain | Refusal:
+async def _shown(passage: Passage, request: Request) -> Chain | Refusal:
     """The verified token of a request that asks about it."""
     token = header_rules.credential(request.headers)
     if isinstance(token, Refusal):
@@ -66,6 +66,9 @@ def _shown(passage: Passage, request: Request) -> Chain | Refusal:
         chain = passage.verify(token)
     except TokenError as error:
         return Refusal(error.code, error.detail)
+    revoked = await passage.revocations.check(chain)
+    if revoked is not None:
+        return revoked
     peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
     return clear_showing(chain, Call(request.method, request.path, request.query, peer, passage.now())) or chain
 
@@ -78,7 +81,7 @@ async def _find(passage: Passage, request: Request) -> dict[str, object] | Refus
         return Refusal("method_not_allowed", "this can only be read", allow=("GET", "HEAD"))
     if not path.startswith(_HOLDS):
         return await read_balance(passage, request)
-    chain = _shown(passage, request)
+    chain = await _shown(passage, request)
     if isinstance(chain, Refusal):
         return chain
     try:

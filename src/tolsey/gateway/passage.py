@@ -1,9 +1,9 @@
 """The life of one call, in order. Read this file to know what the gateway does.
 
-1 route, 2 credential, 3 verify, 4 clear, 5 quote, 6 reserve (on disk before anything is sent), 7 the upstream, 8
-settle, which is always reached: also on cancel, timeout and disconnect. Each step either goes on or gives a Refusal,
-and the first Refusal is the answer. What a step decides is decided elsewhere, in the pure floors; what is here is the
-order.
+1 route, 2 credential, 3 verify and ask what is revoked, 4 clear, 5 quote, 6 reserve (on disk before anything is sent),
+7 the upstream, 8 settle, which is always reached: also on cancel, timeout and disconnect. Each step either goes on or
+gives a Refusal, and the first Refusal is the answer. What a step decides is decided elsewhere, in the pure floors; what
+is here is the order.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError, To
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
-from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut
+from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, take_payment
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.messages import Cleared, headers_down, hold_header, note_of, request_up, send_down, too_large
@@ -36,6 +36,7 @@ from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
+from tolsey.store.revocations import Revocations
 from tolsey.token.caveats import Network
 from tolsey.token.chain import Chain, Charge, clear
 from tolsey.token.l402 import Presented
@@ -57,6 +58,7 @@ class Passage:
         *,
         routes: Routes,
         verifier: Verifier,
+        revocations: Revocations,
         book: Book,
         log: CallLog,
         now: Callable[[], int],
@@ -69,6 +71,7 @@ class Passage:
     ) -> None:
         self.routes = routes
         self.verifier = verifier
+        self.revocations = revocations
         self.book = book
         self._log = log
         self.now = now
@@ -111,7 +114,7 @@ class Passage:
         if isinstance(cleared, Refusal):
             await self._refuse(cleared, request, client, route, call)
             return
-        granted = await self._reserve(cleared, route, record)
+        granted = await self._hold(cleared, route, record)
         if isinstance(granted, Refusal):
             self._log.refused(granted)
             await self._refuse(granted, request, client, route, call)
@@ -144,6 +147,10 @@ class Passage:
         chain = self._verify(request, client.record)
         if isinstance(chain, Refusal):
             return chain
+        revoked = await self.revocations.check(chain)
+        if revoked is not None:
+            self._log.refused(revoked)
+            return revoked
         chosen = tariff.choose(call, request.headers)
         asked = await ask(request, client, route, tariff, call, chosen)
         cleared: Cleared | Refusal
@@ -161,6 +168,7 @@ class Passage:
         """
         record = client.record
         chain = self._verify(request, record)
+        revoked = None if isinstance(chain, Refusal) else self.revocations.refusal(chain)
         if isinstance(chain, Refusal):
             trusted = header_rules.is_in(request.socket_peer, self.trusted_proxies)
             record.agent = agent_of(request.headers, call.peer, self.agents, trusted=trusted)
@@ -172,13 +180,13 @@ class Passage:
         quote: Quote | Refusal
         cleared: Cleared | Refusal
         if isinstance(asked, Refusal):
-            cleared = chain if isinstance(chain, Refusal) else asked
+            cleared = chain if isinstance(chain, Refusal) else revoked or asked
             quote = asked
         else:
             if isinstance(chain, Refusal):
                 cleared = chain
             else:
-                cleared = self._price(chain, route.offers, request, record, call, tariff, chosen, asked)
+                cleared = revoked or self._price(chain, route.offers, request, record, call, tariff, chosen, asked)
                 if isinstance(cleared, Cleared):
                     # Else observing would open the account that the payment is to open.
                     cleared = await take_payment(self.desk, chain) or cleared
@@ -250,6 +258,23 @@ class Passage:
             claim = claim_of(key, scope, request.method, request.path, request.query, request.headers)
         return Cleared(call, chain, quote, charge, claim)
 
+    async def _hold(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal | None:
+        """Step 6, and whether the token was revoked meanwhile: a body or the ledger may have been waited for."""
+        granted = await self._reserve(cleared, route, record)
+        if cleared.chain is None or isinstance(granted, Refusal):
+            return granted
+        refusal: Refusal | None = None
+        checked = False
+        try:
+            refusal = await self.revocations.check(cleared.chain)
+            checked = True
+        finally:
+            if record.hold is not None and (refusal is not None or not checked):
+                note = "the caller went away" if refusal is None else refusal.detail
+                self.book.resolve(Void(record.hold, f"{note} before the call was sent"))
+                record.hold = None
+        return refusal or granted
+
     async def _reserve(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal | None:
         """Step 6. When this returns Granted, the hold is on disk; None where there is nothing to hold."""
         unpaid = None if cleared.chain is None else await take_payment(self.desk, cleared.chain)
@@ -302,6 +327,8 @@ class Passage:
         record = client.record
         client.wait_for(route.timeout, route.max_duration)
         record.forwarded = time.perf_counter_ns()
+        if cleared is not None and record.observed is None:
+            client.chain = cleared.chain
         if cleared is not None and cleared.claim is not None:
             client.recorder = Recorder()
         meter = self._meter(client, cleared, granted)
@@ -337,9 +364,8 @@ class Passage:
             record.fault = _LATE.get(client.cut)
             if client.cut is None or client.cut is Cut.DISCONNECTED:
                 raise
-            _uncancel()
-            unfunded = meter.refusal if meter is not None and client.cut is Cut.UNFUNDED else None
-            refusal = unfunded or Refusal("upstream_timeout", record.note)
+            uncancel()
+            refusal = client.because or Refusal("upstream_timeout", record.note)
         finally:
             self._settle(client, cleared, granted, meter, exchanging is not None and exchanging.sent)
         if refusal is not None:
@@ -354,9 +380,12 @@ class Passage:
         if cleared is None or not cleared.quote.varies:
             return None
 
-        def allowed(nano: int) -> Refusal | None:
+        async def allowed(nano: int) -> Refusal | None:
             if cleared.chain is None:
                 return None
+            revoked = await self.revocations.check(cleared.chain)
+            if revoked is not None:
+                return revoked
             again = clear(cleared.chain, cleared.call._replace(now=self.now()))
             charge = again if isinstance(again, Refusal) else again.charge(Amount(nano, cleared.quote.price.unit))
             return charge if isinstance(charge, Refusal) else None
@@ -418,10 +447,3 @@ class Passage:
 
 _LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
 """Which kind of upstream error it is to be cut."""
-
-
-def _uncancel() -> None:
-    """Take back a cancellation of our own making, so that the answer to it can still be sent."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()

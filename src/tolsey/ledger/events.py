@@ -30,6 +30,8 @@ class Kind(StrEnum):
     KEYS = "keys"
     APPROVE = "approve"
     DENY = "deny"
+    REVOKE = "revoke"
+    UNREVOKE = "unrevoke"
 
 
 RESOLUTIONS: Final = (Kind.SETTLE, Kind.VOID, Kind.EXPIRE)
@@ -44,7 +46,8 @@ class Entry(NamedTuple):
     `leaf` is the account at the end of the chain and `counter` the last of those that count calls; the ones above them
     are charged with them. `until` is there in a reserve that may be expired whoever owns it. Of a payment, `hold` is
     its hash, `leaf` what it opened, and `amount` what was paid, in nano-sat whatever the unit of the account. Of an
-    answer to a question, `hold` is the question's id, and `amount` the most that was approved.
+    answer to a question, `hold` is the question's id, and `amount` the most that was approved. Of a revocation, `hold`
+    is the prefix id, and `until` the instant at which every token that it is for has expired.
     """
 
     kind: Kind

@@ -1,6 +1,7 @@
-"""Changes of the ledger by hand: minted accounts, grants, voids and refunds. Who did it, and why, is in each entry.
+"""Changes of the ledger by hand: minted accounts, grants, voids, refunds, revocations.
 
-`who` is a person or a token, `reason` what was said. Every one raises `LedgerUnavailable` where nothing was changed.
+Who did it, and why, is in each entry. `who` is a person or a token, `reason` what was said. Every one raises
+`LedgerUnavailable` where nothing was changed.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from tolsey.ledger.events import (
     Unknown,
     Void,
 )
+from tolsey.ledger.revoking import Handle, Revised, Revocation, Revoke, Unrevoke
 from tolsey.store.contract import Ledger, Snapshot
 from tolsey.token.admin import Charge
 from tolsey.token.caveats import format_time
@@ -47,6 +49,12 @@ class GrantRefused(TolseyError):
     """An account to which this cannot be granted."""
 
     code: ClassVar[str] = "grant_refused"
+
+
+class RevocationUnknown(TolseyError):
+    """A prefix id that is not revoked."""
+
+    code: ClassVar[str] = "revocation_unknown"
 
 
 class HoldUnknown(TolseyError):
@@ -195,6 +203,19 @@ async def refund(ledger: Ledger, hold: str, wanted: Amount | None, *, who: str, 
     nano = None if wanted is None else wanted.nano
     outcome = (await ledger.write([Refund(hold, nano, noted("refunded", who, reason))]))[0]
     return Amount(_check(outcome, hold).amount, unit)
+
+
+async def revoke(ledger: Ledger, handle: Handle, *, who: str, reason: str) -> Revised:
+    """Refuse every token that holds a Link, or a prefix, and all that is made from one."""
+    return await ledger.revise(Revoke(handle.id, handle.expires, noted("revoked", who, reason)))
+
+
+async def unrevoke(ledger: Ledger, prefix_id: str, *, who: str, reason: str) -> Revocation:
+    """Take a revocation back; return it as it stood. Raises `RevocationUnknown`."""
+    before = (await ledger.revise(Unrevoke(prefix_id, noted("taken back", who, reason)))).revocation
+    if before is None:
+        raise RevocationUnknown(f"prefix id {prefix_id} is not revoked; `tolsey revoked` lists those that are")
+    return before
 
 
 async def _known(ledger: Ledger, hold: str) -> Hold:

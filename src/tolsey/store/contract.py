@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Kind, Outcome
+from tolsey.ledger.revoking import Revised, Revocation, Revoke, Unrevoke
 from tolsey.token.chain import Account
 
 IN_PASSING: Final = 8
@@ -94,6 +95,11 @@ class Ledger(Protocol):
     async def answer(self, id_: str, *, granted: bool, note: str) -> Asked | None:
         """Answer a question, durably, and write an entry about it. Returns how it was before, None if there is no such
         question; one that is not open any more is left as it is.
+        """
+
+    async def revise(self, change: Revoke | Unrevoke) -> Revised:
+        """Revoke a prefix, or take that back; durable when it returns. The same change again changes nothing, so that
+        it may be asked for again after an error. Raises `LedgerRefused` where the ledger was moved elsewhere.
         """
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
@@ -301,3 +307,6 @@ class Snapshot(Protocol):
 
     def questions(self) -> Iterator[Asked]:
         """Every question that is kept, oldest first."""
+
+    def revocations(self) -> Iterator[Revocation]:
+        """What is revoked, oldest first; also what no longer matters and was not dropped yet."""

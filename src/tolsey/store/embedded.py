@@ -10,7 +10,8 @@ from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Kind, Outcome
-from tolsey.store import approvals_sqlite
+from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
+from tolsey.store import approvals_sqlite, revocations_sqlite
 from tolsey.store.contract import TallyRow
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
@@ -154,6 +155,15 @@ class EmbeddedLedger:
             return approvals_sqlite.answer(
                 db, id_, granted=granted, note=note, at=at, owner=ledger.owner, config=ledger.config
             )
+
+        return await self._in_thread(ledger.change, work, self._now())
+
+    async def revise(self, change: Revoke | Unrevoke) -> Revised:
+        """Revoke a prefix, or take that back."""
+        ledger = self._ledger
+
+        def work(db: sqlite3.Connection, at: int) -> Revised:
+            return revocations_sqlite.revise(db, change, at=at, owner=ledger.owner, config=ledger.config)
 
         return await self._in_thread(ledger.change, work, self._now())
 

@@ -36,6 +36,7 @@ TABLES: Final = (
     Table("rolled_window", ("account", "start", "spent", "granted", "observed")),
     Table("entry", ("n", "at", "kind", "hold", "leaf", "counter", "amount", "until", "owner", "config", "note")),
     Table("question", (*Question._fields, "granted", "answered", "note")),
+    Table("revocation", ("id", "since", "expires", "note", "entry")),
     Table("tally", ("hour", "source", "key", "counts")),
     Table("hold", ("id", "leaf", "counter", "amount", "owner", "at", "until")),
 )

@@ -24,6 +24,7 @@ from tolsey.errors import CommitUnknown, LedgerUnavailable, TolseyError
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Books, Hold
 from tolsey.ledger.events import Conflict, Event, Expire, Extend, Granted, Kind, Outcome, Reserve, Settle, Shortfall
+from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
 from tolsey.ledger.rules import apply
 from tolsey.store import approvals_postgres
 from tolsey.store.contract import TALLIED_HOURS, TallyRow
@@ -43,6 +44,7 @@ from tolsey.store.postgres_connection import (
 from tolsey.store.postgres_owners import Lease, Watch, clear, end, holds_of, register
 from tolsey.store.postgres_rows import Group, Rows, Stale, standing
 from tolsey.store.postgres_sql import TALLY
+from tolsey.store.revocations_postgres import revise
 from tolsey.token.chain import Account
 
 CLOSE_SECONDS: Final = 2.0
@@ -327,6 +329,15 @@ class PostgresLedger:
             return await approvals_postgres.answer(
                 session.db, id_, granted=granted, note=note, owner=self.owner, config=self.config
             )
+
+    async def revise(self, change: Revoke | Unrevoke) -> Revised:
+        """Revoke a prefix, or take that back. Where the answer is lost it may be asked for again."""
+        async with self._using("the ledger cannot be written") as session:
+            session.warned = False
+            revised = await revise(session.db, change, owner=self.owner, config=self.config)
+            if session.warned:
+                raise _Unknown("waiting for the standby was given up")
+            return revised
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

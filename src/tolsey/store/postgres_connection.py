@@ -21,7 +21,7 @@ from tolsey.store.queries import check_moved
 SCHEMA: Final = "tolsey"
 """The schema that the ledger's tables are in."""
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """How many files of `schema/postgres/` a ledger of this version has gone through."""
 
 MINIMUM_SERVER: Final = 130_000

@@ -50,6 +50,7 @@ _GUARDS: Final = {
     "window_check": 'CHECK (((spent + held) <= ("limit" + granted)))',
     "hold_pkey": "PRIMARY KEY (id)",
     "window_pkey": "PRIMARY KEY (account, start)",
+    "revocation_pkey": "PRIMARY KEY (id)",
     "claim_pkey": "PRIMARY KEY (scope, key)",
     "rate_pkey": "PRIMARY KEY (id)",
 }

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from tolsey.errors import LedgerRefused
 from tolsey.ledger.approving import Asked, Question
+from tolsey.ledger.revoking import Revocation
 from tolsey.store.contract import AccountRow, EntryRow, HoldRow, PaymentRow, RolledRow, RollUp, TallyRow, WindowRow
 
 QUESTION: Final = (
@@ -108,6 +109,10 @@ class Queries(ABC):
     def payments(self) -> Iterator[PaymentRow]:
         """Every payment and its purse."""
         return self._rows(PaymentRow, _PAYMENTS)
+
+    def revocations(self) -> Iterator[Revocation]:
+        """What is revoked, oldest first."""
+        return self._rows(Revocation, "SELECT id, since, expires, note, entry FROM revocation ORDER BY entry")
 
 
 def check_moved(moved_to: str | None, ledger: str = "the ledger") -> None:

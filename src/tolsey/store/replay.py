@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from tolsey.ledger.revoking import Revocation, dropped_before
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store.contract import AccountRow, EntryRow, Snapshot
 from tolsey.units import MAX_NANO, NANO
@@ -63,6 +64,7 @@ class Replay:
         self._open: dict[str, _Hold] = {}
         self._bought: set[str] = set()
         self._answers: dict[str | None, tuple[str, int]] = {}
+        self._revoked: dict[str, Revocation] = {}
         self._stored = {(row.account, row.start): row for row in snapshot.windows()}
         rollups = list(snapshot.rollups())
         self._up_to = max((rollup.up_to for rollup in rollups), default=0)
@@ -170,6 +172,8 @@ class Replay:
                 yield from self._pay(entry, self.accounts[entry.leaf])
         elif kind == "observe":
             self._observe(entry)
+        elif kind in ("revoke", "unrevoke"):
+            yield from self._revoke(entry)
         elif entry.hold is None or (entry.leaf is None and entry.counter is None):
             yield f"entry {n} names no hold or no account"
         elif kind == "reserve":
@@ -246,6 +250,14 @@ class Replay:
             yield f"entry {entry.n} pays for account {account.id} again"
         self._bought.add(account.id)
 
+    def _revoke(self, entry: EntryRow) -> Iterator[str]:
+        if entry.hold is None:
+            yield f"entry {entry.n} names no prefix"
+        elif entry.kind == "revoke":
+            self._revoked[entry.hold] = Revocation(entry.hold, entry.at, entry.until, entry.note, entry.n)
+        elif self._revoked.pop(entry.hold, None) is None:
+            yield f"entry {entry.n} takes back the revocation of {entry.hold}, which was not revoked"
+
     def _move(self, n: int, hold: _Hold, held: int, held_calls: int, spent: int, calls: int) -> Iterator[str]:
         for leaf, more_held, more_spent in ((hold.leaf, held, spent), (hold.counter, held_calls, calls * NANO)):
             at = leaf
@@ -314,6 +326,7 @@ class Replay:
                 )
         yield from self._compare_windows()
         yield from self._compare_answers()
+        yield from self._compare_revocations()
         stored = {row.id: _Hold(row.leaf, row.counter, row.amount, row.at) for row in self._snapshot.holds()}
         for id_ in sorted(stored.keys() | self._open.keys()):
             if stored.get(id_) != self._open.get(id_):
@@ -324,6 +337,15 @@ class Replay:
             found = None if asked.granted is None else (_ANSWERS[not asked.granted], asked.answered)
             if found != self._answers.get(asked.question.id):
                 yield f"the answer to question {asked.question.id} is not as the journal has it"
+
+    def _compare_revocations(self) -> Iterator[str]:
+        stored = {row.id: row for row in self._snapshot.revocations()}
+        before = dropped_before(self._snapshot.now())
+        for id_ in sorted(stored.keys() | self._revoked.keys()):
+            found, wanted = stored.get(id_), self._revoked.get(id_)
+            over = wanted is not None and wanted.expires is not None and wanted.expires <= before
+            if found != wanted and not (found is None and over):
+                yield f"the revocation of {id_} is not as the journal has it, which is {_said(wanted)}"
 
     def _compare_windows(self) -> Iterator[str]:
         for (n, start), row in self._stored.items():
@@ -344,6 +366,10 @@ class Replay:
                 over = account.period is not None and start < closed_before(account.period, account.latest)
                 if (n, start) not in self._stored and not (over and not stands.held):
                     yield f"window {start} of account {account.id} is missing"
+
+
+def _said(revocation: Revocation | None) -> str:
+    return "none" if revocation is None else f"that of entry {revocation.entry}"
 
 
 def _account(row: AccountRow) -> _Account:

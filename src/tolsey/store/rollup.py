@@ -121,10 +121,10 @@ def _look(snapshot: Snapshot, before: int) -> tuple[int, int, Chains, Lines]:
 
 
 def _is_whole(entries: Sequence[EntryRow], up_to: int) -> bool:
-    """Whether nothing of it lies behind `up_to`, nor is to come: a hold must be resolved, and a payment stays for ever,
-    so that it is never used again.
+    """Whether nothing of it lies behind `up_to`, nor is to come: a hold must be resolved. A payment stays for ever, so
+    that it is never used again, and so does what was revoked.
     """
-    if entries[0].kind in ("pay", "approve", "deny"):
+    if entries[0].kind in ("pay", "approve", "deny", "revoke", "unrevoke"):
         return False
     resolved = entries[0].kind != "reserve" or any(e.kind in ("settle", "void", "expire") for e in entries)
     return resolved and entries[-1].n <= up_to

@@ -51,7 +51,7 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 BALLAST_BYTES: Final = 8 * 1024 * 1024
