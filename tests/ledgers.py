@@ -51,6 +51,14 @@ def purse(text: str, unit: str = "USD") -> tuple[Account, ...]:
     return tuple(accounts)
 
 
+def unseal(db: sqlite3.Connection) -> None:
+    """Undo the schema's step to the seal, as a ledger of before has it."""
+    for table in ("checkpoint", "checkpointed", "gap"):
+        db.execute(f"DROP TABLE {table}")
+    for table, column in (("owner", "entries"), ("owner", "head"), ("entry", "place"), ("entry", "seal")):
+        db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+
 def number(text: str) -> int:
     """A whole number of nano-units, or `MAX`, `MAX-1`, `MAX+1`."""
     if not text.startswith("MAX"):
@@ -136,7 +144,7 @@ def revise(ledger: FaultyLedger, change: Revoke | Unrevoke, now: int) -> Revised
     """Revoke a prefix in a ledger, or take that back."""
 
     def work(db: sqlite3.Connection, at: int) -> Revised:
-        return revocations_sqlite.revise(db, change, at=at, owner=ledger.owner, config=ledger.config)
+        return revocations_sqlite.revise(db, ledger.sealer, change, at=at, owner=ledger.owner, config=ledger.config)
 
     return ledger.change(work, now)
 

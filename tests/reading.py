@@ -4,8 +4,12 @@ from pathlib import Path
 
 from tests.ledgers import database
 from tolsey.store import reports
+from tolsey.store.checkpoints import AT_ONCE, take
 from tolsey.store.contract import EntryRow, Snapshot
+from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.reports import Checked, TrailRow
+from tolsey.store.signing import SealKey
+from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
 from tolsey.testing import FaultyLedger
 
@@ -24,6 +28,15 @@ def difference_after(ledger: FaultyLedger, statements: str) -> str:
     found = fsck(ledger.path).difference
     assert found is not None
     return found
+
+
+async def sign(ledger: Path, now: int) -> None:
+    """Take a checkpoint, by a key for tests, of everything that is in a ledger."""
+    opened = EmbeddedLedger(SqliteLedger(ledger, now=now, new_id="", create=False), timeout=5, now=lambda: now)
+    try:
+        await take(opened, [SealKey(bytes(32))], AT_ONCE)
+    finally:
+        await opened.close()
 
 
 def entries(ledger: Path) -> list[EntryRow]:

@@ -318,6 +318,9 @@ def test_fsck_says_that_everything_adds_up(config: Path, c: tuple[str, str]) -> 
         "open_holds": 1,
         "rolled_up": 0,
         "rolled_up_until": None,
+        "logs": 1,
+        "checkpoints": 0,
+        "unsigned": 4,
         "difference": None,
     }
     assert tolsey("fsck", *c) == (0, "accounts: 1, entries: 4, open holds: 1; everything adds up\n", "")

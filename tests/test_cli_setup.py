@@ -22,7 +22,10 @@ from tolsey.token.macaroon import Macaroon, verify
 
 MINT = ("mint", "--label", "a", "--budget", "1 USD")
 ENV = {"SEARCH_API_KEY": "sk-sesame"}
-LEAVES = [(name,) for name in COMMANDS if name != "keys"] + [("keys", name) for name in ("list", "rotate", "drop")]
+GROUPS = {"keys": ("list", "rotate", "drop"), "audit": ("verify", "key", "checkpoint")}
+LEAVES = [(name,) for name in COMMANDS if name not in GROUPS] + [
+    (group, name) for group, names in GROUPS.items() for name in names
+]
 
 
 @pytest.fixture
@@ -279,7 +282,7 @@ def test_the_summaries_fit_on_their_lines() -> None:
     assert not [line for line in summaries if line.endswith("...")]
 
 
-@pytest.mark.parametrize("args", [(), ("keys",)])
+@pytest.mark.parametrize("args", [(), *((group,) for group in GROUPS)])
 def test_without_a_command_there_is_help_and_status_2(args: tuple[str, ...]) -> None:
     status, out, err = invoke(*args)
     assert (status, out) == (2, "")

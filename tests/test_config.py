@@ -177,7 +177,7 @@ BAD: list[tuple[str, int | None, str | None, str]] = [
     ("x = " + "1" * 5000, None, None, "a number is too long"),
     ("[server]\nprot = 1", 2, "server.prot", 'unknown key; did you mean "port"?'),
     ("[serve]\nport = 1", 1, "serve", 'unknown key; did you mean "server"?'),
-    ("[zzz]", 1, "zzz", '"keys", "ledger", "limits", "telemetry", "observe", "upstream", "payment", "route", "model"'),
+    ("[zzz]", 1, "zzz", '"keys", "ledger", "seal", "limits", "telemetry", "observe", "upstream", "payment", "route"'),
     ("\n\n[server.quic]\nversion = 1", 3, "server.quic", "unknown key; known are"),
     ("server.\"a b\".'c' = 1", 1, 'server."a b"', "unknown key"),
     ("server = 1", 1, "server", "must be a table, not an integer; write [server]"),

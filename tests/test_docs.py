@@ -312,6 +312,7 @@ SECTIONS = {
     "`[admin]`": "[admin]",
     "`[keys]`": "[keys]",
     "`[ledger]`": "[ledger]",
+    "`[seal]`": "[seal]",
     "`[limits]`": "[limits]",
     "`[observe]`": "[observe]",
     "`[telemetry]`": "[telemetry]",

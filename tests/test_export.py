@@ -16,11 +16,12 @@ from pyarrow import parquet
 from tests.cli import answer, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, child, spend, write
 from tests.ledgers import Ledgers, database, purse
+from tolsey.audit.seal import stamp
 from tolsey.cli.moments import TimeInvalid, parse_moment
 from tolsey.ledger.events import Grant, Reserve, Settle
 from tolsey.ledger.windows import DAY, HOUR
 from tolsey.store import export as export_module
-from tolsey.store.export import Line, encode, export, stamp
+from tolsey.store.export import Line, encode, export
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
 from tolsey.testing import NOON, SECOND
 from tolsey.token.chain import Account

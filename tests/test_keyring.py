@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tolsey.errors import KeyringError
 from tolsey.store import keyring as module
-from tolsey.store.keyring import KINDS, MAX_BYTES, Keyring, LiveKeyring, Mark, check_ledger
+from tolsey.store.keyring import KINDS, MAX_BYTES, SEAL, Keyring, LiveKeyring, Mark, check_ledger
 from tolsey.token.chain import ADMIN, CAPABILITY
 from tolsey.token.macaroon import derive_key
 
@@ -49,7 +49,7 @@ def test_a_new_keyring_has_one_key_of_each_kind(path: Path, ring: Keyring) -> No
     assert KINDS == ("tolsey", "tolsey-admin")
     assert ring.ledger is None
     found = content(path)
-    assert [key["kind"] for key in found["keys"]] == [CAPABILITY, ADMIN]
+    assert [key["kind"] for key in found["keys"]] == [CAPABILITY, ADMIN, SEAL]
     assert list(found) == ["version", "ledger", "keys"]
     for kind in KINDS:
         key_id, secret = ring.current(kind)
@@ -118,7 +118,7 @@ def edits() -> list[tuple[str, Callable[[dict[str, Any]], object]]]:
         ("$.ledger", lambda c: c.update(ledger=7)),
         ("$.ledger", lambda c: c.update(ledger="a b")),
         ("$.keys", lambda c: c.update(keys={})),
-        ("no key of kind 'tolsey-admin'", lambda c: c["keys"].pop()),
+        ("no key of kind 'tolsey-admin'", lambda c: c["keys"].pop(1)),
         ("no key of kind 'tolsey'", lambda c: c["keys"].pop(0)),
         ("same id", lambda c: c["keys"][1].update(id=c["keys"][0]["id"])),
         ("same", lambda c: c["keys"][1].update(secret=c["keys"][0]["secret"])),
@@ -185,7 +185,7 @@ def test_secrets_never_show(path: Path, ring: Keyring) -> None:
     for secret in secrets:
         assert secret not in shown
         assert secret[4:20] not in shown
-    assert repr(ring) == f"<Keyring {path} with 2 keys>"
+    assert repr(ring) == f"<Keyring {path} with 3 keys>"
 
 
 def test_rotate_and_drop(path: Path, ring: Keyring) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledgers import Ledgers, database, purse
+from tests.ledgers import Ledgers, database, purse, unseal
 from tests.postgres import Server
-from tests.reading import difference_after, fsck
+from tests.reading import difference_after, fsck, sign
 from tests.tables import Player
 from tolsey.ledger.events import Conflict, Granted, Open, Outcome, Pay, Reserve, Settle
 from tolsey.store.postgres import PostgresLedger, open_postgres
@@ -91,6 +91,7 @@ def test_the_unique_index_is_looked_at(ledgers: Ledgers) -> None:
 async def test_a_payment_is_never_rolled_up(ledgers: Ledgers) -> None:
     spend(ledgers)
     gone: list[bytes] = []
+    await sign(ledgers.path, NOON + 9 * SECOND)
     rollable = SqliteRollable(ledgers.path)
     done = await roll_up(
         rollable,
@@ -150,6 +151,7 @@ def test_a_ledger_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
             db.execute("DROP TABLE question")
             db.execute("DROP TABLE revocation")
             db.execute("ALTER TABLE ledger DROP COLUMN revocations")
+            unseal(db)
             db.execute("UPDATE ledger SET version = 4")
         assert ledgers.open("o2").run([bought()], NOON) == [Granted("bought", 1000, 1000)]
         assert fsck(ledgers.path).difference is None

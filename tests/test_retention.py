@@ -16,7 +16,7 @@ import pytest
 from tests.cli import answer, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, open_book, spend
 from tests.ledgers import Ledgers, database, journal, purse
-from tests.reading import difference_after, fsck, trail
+from tests.reading import difference_after, fsck, sign, trail
 from tolsey.ledger.events import (
     Annul,
     Event,
@@ -53,7 +53,8 @@ def ledgers(tmp_path: Path) -> Iterator[Ledgers]:
 
 
 async def compact(path: Path, before: int, lines: list[bytes] | None = None) -> RollUp | None:
-    """Roll up what is older; the lines go into a list."""
+    """Sign everything, and roll up what is older; the lines go into a list."""
+    await sign(path, before)
     ledger = SqliteRollable(path)
     put = (lambda data: None) if lines is None else lines.append
     try:
@@ -108,8 +109,9 @@ def ledger(ledgers: Ledgers) -> FaultyLedger:
 
 
 def numbers(path: Path) -> list[int]:
+    """The numbers of the entries that are left, but for those that say what was rolled up."""
     with database(path) as db:
-        return [n for (n,) in db.execute("SELECT n FROM entry ORDER BY n")]
+        return [n for (n,) in db.execute("SELECT n FROM entry WHERE kind <> 'rollup' ORDER BY n")]
 
 
 def tables(path: Path) -> dict[str, list[Any]]:
@@ -128,7 +130,7 @@ async def test_whole_holds_go_and_open_ones_stay(ledger: FaultyLedger) -> None:
     assert numbers(ledger.path) == [8, 9, 10, 14, 15, 16, 17, 18]
     assert tables(ledger.path) == before
     found = fsck(ledger.path)
-    assert (found.difference, found.entries, found.open_holds) == (None, 8, 1)
+    assert (found.difference, found.entries, found.open_holds) == (None, 9, 1)
     assert (found.rolled_up, found.rolled_until) == (10, NOON + HOUR)
     data = b"".join(lines)
     assert [json.loads(line)["n"] for line in data.splitlines()] == [1, 2, 3, 4, 5, 6, 7, 11, 12, 13]
@@ -145,12 +147,12 @@ async def test_what_was_left_goes_the_next_time(ledger: FaultyLedger) -> None:
     second = await compact(ledger.path, NOON + 3 * DAY)
     assert second is not None
     assert (second.n, second.entries) == (2, 9)
-    assert numbers(ledger.path) == [20]
+    assert numbers(ledger.path) == [21]
     assert tables(ledger.path) == before
     found = fsck(ledger.path)
-    assert (found.difference, found.entries, found.rolled_up) == (None, 1, 19)
-    assert await compact(ledger.path, NOON + 3 * DAY) is None, "the last entry stays: the keys know the ledger by it"
-    assert ledger.entry_count() == 20
+    assert (found.difference, found.entries, found.rolled_up) == (None, 3, 19)
+    assert await compact(ledger.path, NOON + 3 * DAY) is None, "what is open stays"
+    assert ledger.entry_count() == 22, "the 20, and what two roll-ups say of themselves"
 
 
 async def test_the_ledger_works_on(ledger: FaultyLedger) -> None:
@@ -289,7 +291,7 @@ async def test_over_a_history_drawn_at_random(ledgers: Ledgers, seed: int, monke
                 holds.append(event.hold)
         assert [row.to_json() for row in trail(ledgers.path)] == [row.to_json() for row in trail(other.path)]
         assert fsck(ledgers.path).difference is None, f"seed {text}"
-        # What is archived and what is left are the journal, entry by entry.
+        # What is archived and what is left are the journal, entry by entry; but it has what was rolled up too.
         left = [line for _, line in export(SqliteSnapshot(ledgers.path), since=None, until=None, progress=_quiet)]
         wanted = [line for _, line in export(SqliteSnapshot(other.path), since=None, until=None, progress=_quiet)]
         found = {line.n: (line.kind, line.hold, line.amount, line.at) for line in left}
@@ -297,7 +299,8 @@ async def test_over_a_history_drawn_at_random(ledgers: Ledgers, seed: int, monke
             for line in map(json.loads, data.splitlines()):
                 assert line["n"] not in found
                 found[line["n"]] = (line["kind"], line["hold"], line["amount"], line["at"])
-        assert found == {line.n: (line.kind, line.hold, line.amount, line.at) for line in wanted}
+        kept = [found[n] for n in sorted(found) if found[n][0] != "rollup"]
+        assert kept == [(line.kind, line.hold, line.amount, line.at) for line in wanted]
 
 
 def _quiet(done: int, total: int) -> None:
@@ -320,11 +323,11 @@ def test_the_command_and_its_archive(config: Path, c: tuple[str, str], tmp_path:
     assert found["sha256"] == hashlib.sha256(data).hexdigest()
     assert data.decode().splitlines() == exported[:5]
     checked = answer("fsck", *c)
-    assert (checked["entries"], checked["rolled_up"], checked["difference"]) == (2, 5, None)
+    assert (checked["entries"], checked["rolled_up"], checked["difference"]) == (3, 5, None)
     until = found["before"]
     assert checked["rolled_up_until"] == until < "2999"
     status, out, err = tolsey("fsck", *c)
-    assert (status, out) == (0, "accounts: 1, entries: 2, open holds: 0; everything adds up\n")
+    assert (status, out) == (0, "accounts: 1, entries: 3, open holds: 0; everything adds up\n")
     assert err == f"5 entries from before {until} were rolled up: they count by their totals\n"
     assert answer("trail", *c)["accounts"][0]["spent"] == "3"
     for command in ("void", "refund"):

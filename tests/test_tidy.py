@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CONFIG_PARTS = ("lines", "identity", "overlaps", "observe", "payment", "prices", "secrets", "telemetry", "tls")
+CONFIG_PARTS = "lines identity ledger overlaps observe payment prices secrets telemetry tls".split()  # noqa: SIM905 - shorter
 
 FLOORS = {
     "units": 0,
@@ -49,7 +49,7 @@ SIDEWAYS = {
     *(("cli", part) for part in ("config", "config_payment", "config_secrets", "model_prices", "testing")),
     *(("config", f"config_{part}") for part in CONFIG_PARTS),
     *((f"config_{part}", "config_lines") for part in CONFIG_PARTS[1:]),
-    ("config_telemetry", "config_secrets"),
+    *((f"config_{part}", "config_secrets") for part in ("ledger", "telemetry")),
     *(("config_payment", part) for part in ("config_prices", "config_secrets")),
     ("model_prices", "config_prices"),
     ("__main__", "cli"),

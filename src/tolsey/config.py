@@ -17,15 +17,16 @@ from tolsey import config_lines as lines
 from tolsey.admin.policy import Minting
 from tolsey.call import METHODS, Pattern, parse_pattern
 from tolsey.config_identity import read_minting
+from tolsey.config_ledger import Ledger, Seal, read_ledger, read_seal
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_observe import read_agents
 from tolsey.config_overlaps import overlaps
 from tolsey.config_payment import Payment, bind, read_offers, read_payment
 from tolsey.config_prices import LONGEST, MAX_MODELS, Model, has_price, read_models, read_price, read_rules
-from tolsey.config_secrets import Secret, fill, ledger_in
+from tolsey.config_secrets import Secret, fill
 from tolsey.config_telemetry import Telemetry, read_telemetry
 from tolsey.config_tls import Tls, read_server_tls, read_upstream_tls
-from tolsey.errors import ConfigError, LedgerRefused
+from tolsey.errors import ConfigError
 from tolsey.pricing.tariff import Price, Rule
 from tolsey.token.wire import LIMITS, Limits
 
@@ -76,27 +77,6 @@ class Admin:
 
     host: str
     port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """Where the ledger is, `durability` "full" or "normal", and the seconds that a reserve waits at most."""
-
-    where: Path | Secret
-    durability: str
-    timeout: float
-
-    @property
-    def path(self) -> Path:
-        """The SQLite file (absolute). Raises `LedgerRefused` for a ledger on PostgreSQL."""
-        if isinstance(self.where, Secret):
-            raise LedgerRefused("this is for a ledger in a SQLite file; [ledger] url names a PostgreSQL database")
-        return self.where
-
-    @property
-    def postgresql(self) -> str | None:
-        """The URL of the database, to be shown to nobody; None for a SQLite file."""
-        return self.where.reveal() if isinstance(self.where, Secret) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +132,7 @@ class Config:
     admin: Admin
     keys: Path
     ledger: Ledger
+    seal: Seal
     limits: Limits
     telemetry: Telemetry
     agents: tuple[str, ...]
@@ -243,7 +224,8 @@ class _Reader:
         keys = document.table("keys")
         keyring = keys.read("path", lines.file_in(file.parent), file.parent / "data/keys")
         keys.done()
-        ledger = self.ledger(document.table("ledger"), file.parent)
+        ledger = read_ledger(document.table("ledger"), file.parent, self.env)
+        seal = read_seal(document.table("seal"))
         limits = self.limits(document.table("limits"))
         section = document.table("telemetry")
         telemetry = read_telemetry(section, self.headers(section.table("headers")))
@@ -262,7 +244,7 @@ class _Reader:
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
-            file, source, generation, server, admin, keyring, ledger, limits, telemetry, agents, upstreams,
+            file, source, generation, server, admin, keyring, ledger, seal, limits, telemetry, agents, upstreams,
             routes, models, payment, minting, warnings,
         )  # fmt: skip
 
@@ -288,16 +270,6 @@ class _Reader:
             key: Key = ("admin", "port") if table.has("port") else ("server", "port")
             self.problems.add(key, f"both listeners would be on port {admin.port}; the admin API needs one of its own")
         return admin
-
-    def ledger(self, table: Table, base: Path) -> Ledger:
-        default: Path | Secret = base / "data/ledger.db"
-        ledger = Ledger(
-            where=table.read("url", ledger_in(base, self.env), default),
-            durability=table.read("durability", one_of("full", "normal"), "full"),
-            timeout=table.read("timeout", seconds(MAX_SECONDS), 5.0),
-        )
-        table.done()
-        return ledger
 
     def limits(self, table: Table) -> Limits:
         values = {}

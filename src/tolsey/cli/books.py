@@ -14,6 +14,7 @@ from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
 if TYPE_CHECKING:
+    from tolsey.config import Config
     from tolsey.store.reports import TrailRow
 
 app = new_app()
@@ -112,7 +113,7 @@ def _guides(depths: Sequence[int]) -> list[str]:
 
 @command(app, "fsck", examples=["tolsey fsck", "tolsey fsck --json && echo the books are right"])
 def fsck(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
-    """Recompute every balance from the journal, and compare.
+    """Recompute balances and seals from the journal, and compare.
 
     Exit status 1 and the first difference if there is one.
     """
@@ -122,7 +123,8 @@ def fsck(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
     from tolsey.store.reports import fsck as check
 
     with progress("adding up") as tell:
-        found = check(snapshot_of(read_config(file)), tell)
+        config = read_config(file)
+        found = check(snapshot_of(config), tell, trusted=_trusted(config))
     until = None if found.rolled_until is None else format_time(found.rolled_until)
     data = {
         "accounts": found.accounts,
@@ -130,6 +132,9 @@ def fsck(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
         "open_holds": found.open_holds,
         "rolled_up": found.rolled_up,
         "rolled_up_until": until,
+        "logs": found.logs,
+        "checkpoints": found.checkpoints,
+        "unsigned": found.unsigned,
         "difference": found.difference,
     }
 
@@ -143,3 +148,17 @@ def fsck(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
     emit(json, data, human)
     if found.difference is not None:
         raise LedgerDiffers(found.difference)
+
+
+def _trusted(config: "Config") -> list[str] | None:
+    """The public seal keys of the keyring; None where that cannot be read, which a check must not depend on."""
+    from tolsey.errors import KeyringError
+    from tolsey.store.checkpoints import seal_keys
+    from tolsey.store.keyring import SEAL, Keyring
+
+    try:
+        keyring = Keyring.open(config.keys)
+        return [key.public.hex() for key in seal_keys(keyring)] if keyring.key_ids(SEAL) else None
+    except KeyringError:
+        say("the keyring cannot be read: whose the checkpoints' signatures are was not checked")
+        return None

@@ -50,13 +50,16 @@ def compact(
     from tolsey.cli.ledgers import rollable_of, snapshot_of, user, writing
     from tolsey.cli.place import read_keyring
     from tolsey.cli.progress import progress
+    from tolsey.store.checkpoints import AT_ONCE, seal_keys, take
     from tolsey.store.rollup import roll_up
 
     now = time.time_ns()
     at = min(parse_moment(before, now), now)
     config, keyring = read_keyring(file)
 
-    async def run(_: "Ledger") -> "RollUp | None":
+    async def run(opened: "Ledger") -> "RollUp | None":
+        # Only what is signed is rolled up.
+        await take(opened, seal_keys(keyring), AT_ONCE)
         ledger = await rollable_of(config)
         try:
             with _archive(archive) as put, progress("rolling up") as tell:

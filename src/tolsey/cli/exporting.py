@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-Format = Literal["jsonl", "parquet"]
+Format = Literal["jsonl", "parquet", "sealed"]
 When = "A date, an RFC 3339 time, or how long ago: 7d, 24h."
 
 
@@ -40,6 +40,7 @@ class ParquetMissing(TolseyError):
     examples=[
         "tolsey export --since 7d | gzip > week.jsonl.gz",
         "tolsey export --format parquet --since 2030-01-01 --until 2030-01-31 --output january.parquet",
+        "tolsey export --format sealed --output ledger.sealed",
     ],
 )
 def export(
@@ -57,18 +58,22 @@ def export(
     """Write the journal out, with labels, chains and amounts in full.
 
     A gateway may run meanwhile: everything that was written when the export began is in it. Parquet needs the extra:
-    pip install 'tolsey[parquet]'.
+    pip install 'tolsey[parquet]'. `sealed` is what `tolsey audit verify` verifies: every entry with its seal, and the
+    signed checkpoints.
     """
     from tolsey.cli.ledgers import snapshot_of
     from tolsey.cli.place import read_config
     from tolsey.cli.progress import progress
     from tolsey.store.export import export as read_lines
+    from tolsey.store.sealed_export import export_sealed
 
     now = time.time_ns()
     begin = None if since is None else parse_moment(since, now)
     end = None if until is None else parse_moment(until, now, end_of_day=True)
     if format_ == "parquet":
         _check_parquet(output)
+    if format_ == "sealed" and (since is not None or until is not None):
+        raise UsageError("a sealed export is of the whole journal: leave --since and --until out")
     snapshot = snapshot_of(read_config(file))
     with snapshot:
         pass  # What is wrong with it is said before a file is made.
@@ -77,8 +82,11 @@ def export(
         nullcontext(lambda done, total: None) if quiet else progress("exporting") as tell,
         nullcontext(sys.stdout.buffer) if output is None else new_file(output) as out,
     ):
-        lines = read_lines(snapshot, since=begin, until=end, progress=tell)
-        written = _write_parquet(out, lines) if format_ == "parquet" else _write_lines(out, lines)
+        if format_ == "sealed":
+            written = _write_sealed(out, export_sealed(snapshot, tell))
+        else:
+            lines = read_lines(snapshot, since=begin, until=end, progress=tell)
+            written = _write_parquet(out, lines) if format_ == "parquet" else _write_lines(out, lines)
     if output is not None:
         data = {"file": os.fspath(output), "format": format_, "entries": written}
         emit(json, data, lambda: print(f"wrote {written} entries to {output}"))
@@ -107,6 +115,15 @@ def _write_lines(out: BinaryIO, lines: "Iterator[tuple[EntryRow, Line]]") -> int
     for _, line in lines:
         out.write(encode(line))
         written += 1
+    return written
+
+
+def _write_sealed(out: BinaryIO, lines: Iterator[bytes]) -> int:
+    """Write a sealed export; return how many entries are in it."""
+    written = 0
+    for line in lines:
+        out.write(line + b"\n")
+        written += line.startswith(b'{"entry":')
     return written
 
 

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "revoked": "tolsey.cli.revoking",
     "unrevoke": "tolsey.cli.revoking",
     "export": "tolsey.cli.exporting",
+    "audit": "tolsey.cli.auditing",
     "backup": "tolsey.cli.copying",
     "migrate": "tolsey.cli.copying",
     "compact": "tolsey.cli.compacting",

@@ -51,6 +51,8 @@ TITLES: Final[Mapping[str, str]] = {
     "payment_unknown": "The payment is not certain",
     "purses_invalid": "The purses cannot be used",
     "revocation_unknown": "Nothing is revoked under this prefix id",
+    "seal_broken": "The seal is broken",
+    "seal_refused": "No checkpoint can be taken",
     "time_invalid": "The time cannot be read",
     "url_invalid": "The URL cannot be used",
     "usage": "The command line is not valid",

@@ -29,6 +29,7 @@ from tolsey.config import Config, load, problems, same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
 from tolsey.gateway.counting import Row
 from tolsey.gateway.server import HttpServer
+from tolsey.store.checkpoints import AT_ONCE, Notary
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring
 from tolsey.store.revocations import Revocations
@@ -132,6 +133,7 @@ class Supervisor:
         self._log = logs.configure()
         self._keyring = keyring
         self._ledger = ledger
+        self._notary = Notary(keyring, lambda problem: self._log.error("no checkpoint is taken", error=problem))
         self._metrics = Metrics(self._count)
         self._children = [Child(number, self._metrics) for number in range(workers)]
         self._restarts = self._expired = 0
@@ -274,6 +276,9 @@ class Supervisor:
     async def _chores(self) -> None:
         await self._settle_expired()
         await self._ledger.tidy()
+        seal = self.config.seal
+        every = AT_ONCE if self._stopping.is_set() else (seal.entries, seal.seconds)
+        await self._notary.keep(self._ledger, every, time.time_ns())
         entries = await self._ledger.entry_count()
         if entries != self._marked:
             await asyncio.to_thread(self._keyring.write_mark, self._ledger.id, entries, time.time_ns())

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     ANNUL = "annul"
     OBSERVE = "observe"
     PAY = "pay"
+    ROLLUP = "rollup"
     KEYS = "keys"
     APPROVE = "approve"
     DENY = "deny"

@@ -5,6 +5,8 @@ from typing import Final
 from tolsey.ledger.approving import KEPT_NS, MAX_OPEN, MAX_OPEN_EACH, Asked, Question, entry_of
 from tolsey.store.postgres_connection import Db
 from tolsey.store.queries import QUESTION, asked_of
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_postgres import append, now
 
 _LOCK: Final = "LOCK TABLE question IN SHARE ROW EXCLUSIVE MODE"
 """One change at a time, so that the bounds hold. Who reads does not wait."""
@@ -14,8 +16,6 @@ _KEEP: Final = """
     INSERT INTO question (id, at, until, root, prefix_id, labels, ticket, method, path, query, nano, unit, purpose)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
-_NOW: Final = "SELECT greatest(now_ns(), (SELECT at FROM entry ORDER BY n DESC LIMIT 1))"
-_ENTRY: Final = "INSERT INTO entry (at, kind, hold, amount, owner, config, note) VALUES ($1, $2, $3, $4, $5, $6, $7)"
 
 
 async def ask(db: Db, question: Question) -> bool:
@@ -36,15 +36,17 @@ async def find(db: Db, id_: str) -> Asked | None:
     return None if row is None else asked_of(tuple(row))
 
 
-async def answer(db: Db, id_: str, *, granted: bool, note: str, owner: int, config: int | None) -> Asked | None:
-    """Answer a question, and return how it was before; one that is not open is left as it is."""
+async def answer(
+    db: Db, sealer: Sealer, id_: str, *, granted: bool, note: str, owner: int, config: int | None
+) -> Asked | None:
+    """Answer a question, under the ledger's `sealer`; return how it was before. One that is not open is left as is."""
     async with db.transaction():
         await db.execute(_LOCK)
         asked = await find(db, id_)
-        at: int = await db.fetchval(_NOW)
+        at = await now(db)
         if asked is not None and asked.is_open(at):
             entry = entry_of(asked.question, granted=granted, at=at, owner=owner, note=note)
-            await db.execute(_ENTRY, at, entry.kind, entry.hold, entry.amount, owner, config, entry.note)
+            await append(db, sealer, entry, config)
             await db.execute(
                 "UPDATE question SET granted = $1, answered = $2, note = $3 WHERE id = $4", int(granted), at, note, id_
             )

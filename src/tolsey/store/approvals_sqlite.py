@@ -5,13 +5,14 @@ from typing import Final
 
 from tolsey.ledger.approving import KEPT_NS, MAX_OPEN, MAX_OPEN_EACH, Asked, Question, entry_of
 from tolsey.store.queries import QUESTION, asked_of
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_sqlite import append
 
 _OPEN: Final = "SELECT count(*), count(*) FILTER (WHERE root = ?) FROM question WHERE granted IS NULL AND until > ?"
 _KEEP: Final = (
     "INSERT INTO question (id, at, until, root, prefix_id, labels, ticket, method, path, query, nano, unit, purpose)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_ENTRY: Final = "INSERT INTO entry (at, kind, hold, amount, owner, config, note) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 def ask(db: sqlite3.Connection, question: Question) -> bool:
@@ -31,12 +32,20 @@ def find(db: sqlite3.Connection, id_: str) -> Asked | None:
 
 
 def answer(
-    db: sqlite3.Connection, id_: str, *, granted: bool, note: str, at: int, owner: int, config: int | None
+    db: sqlite3.Connection,
+    sealer: Sealer,
+    id_: str,
+    *,
+    granted: bool,
+    note: str,
+    at: int,
+    owner: int,
+    config: int | None,
 ) -> Asked | None:
-    """Answer a question, and return how it was before; one that is not open is left as it is."""
+    """Answer a question, under the ledger's `sealer`; return how it was before. One that is not open is left as is."""
     asked = find(db, id_)
     if asked is not None and asked.is_open(at):
         entry = entry_of(asked.question, granted=granted, at=at, owner=owner, note=note)
-        db.execute(_ENTRY, (at, str(entry.kind), entry.hold, entry.amount, owner, config, entry.note))
+        append(db, sealer, entry, config)
         db.execute("UPDATE question SET granted = ?, answered = ?, note = ? WHERE id = ?", (granted, at, note, id_))
     return asked

@@ -18,6 +18,11 @@ class Chains:
     def __contains__(self, n: int) -> bool:
         return n in self._rows
 
+    def key(self, n: int) -> tuple[str, str]:
+        """The id and the unit of an account."""
+        row = self._rows[n]
+        return row.id, row.unit
+
     def up(self, n: int | None) -> list[AccountRow]:
         """An account and those above it, root first; empty for None. Raises `LedgerUnavailable` for a broken chain."""
         chain: list[AccountRow] = []

@@ -5,11 +5,12 @@ house, the command line uses it for single changes. `Snapshot` is a frozen view 
 live store. What engines share stands here, and nothing above knows which one it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self, TypeAlias
 
+from tolsey.audit.seal import Gap, Head
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Kind, Outcome
@@ -34,6 +35,18 @@ class TallyRow:
     source: str
     key: str
     counts: str
+
+
+class Stated(NamedTuple):
+    """A log whose head is to be stated in a checkpoint, and how many entries more it has than when it last was."""
+
+    log: int
+    head: Head
+    more: int
+
+
+Make: TypeAlias = Callable[[bytes | None, Sequence[Stated]], bytes | None]
+"""Makes the next checkpoint of the last one and of the heads that changed since then; or None."""
 
 
 class Ledger(Protocol):
@@ -102,6 +115,9 @@ class Ledger(Protocol):
         it may be asked for again after an error. Raises `LedgerRefused` where the ledger was moved elsewhere.
         """
 
+    async def checkpoint(self, make: Make) -> bytes | None:
+        """Add the checkpoint that `make` makes, and return it. Nobody else adds one meanwhile."""
+
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put these in the place of what the same process had counted, durably, and drop some that are too old."""
 
@@ -160,7 +176,9 @@ class WindowRow:
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """One line of the journal. `leaf` and `counter` are numbers of accounts, `config` is that of the config."""
+    """One line of the journal. `leaf` and `counter` are numbers of accounts, `config` is that of the config; `place` is
+    where in the log of its `owner` it stands, from 1 on.
+    """
 
     n: int
     at: int
@@ -173,6 +191,21 @@ class EntryRow:
     owner: int
     config: int | None
     note: str
+    place: int = 0
+    seal: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRow:
+    """A log, by the number and the id of its owner: how many entries it has had, the seal of the last, and how many
+    of them are in a checkpoint.
+    """
+
+    n: int
+    id: str
+    entries: int
+    seal: bytes
+    signed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +331,15 @@ class Snapshot(Protocol):
 
     def tallies(self, since: int, until: int) -> Iterator[TallyRow]:
         """What was counted from the hour `since` to before the hour `until`."""
+
+    def owners(self) -> Iterator[OwnerRow]:
+        """Every log that has entries, by number."""
+
+    def gaps(self) -> Iterator[Gap]:
+        """Which entries of which logs were rolled up, in order."""
+
+    def checkpoints(self) -> Iterator[bytes]:
+        """The documents of all checkpoints, in order."""
 
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""

@@ -12,7 +12,8 @@ from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Kind, Outcome
 from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
 from tolsey.store import approvals_sqlite, revocations_sqlite
-from tolsey.store.contract import TallyRow
+from tolsey.store.contract import Make, TallyRow
+from tolsey.store.sealing_sqlite import checkpoint
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.chain import Account
 
@@ -153,7 +154,7 @@ class EmbeddedLedger:
 
         def work(db: sqlite3.Connection, at: int) -> Asked | None:
             return approvals_sqlite.answer(
-                db, id_, granted=granted, note=note, at=at, owner=ledger.owner, config=ledger.config
+                db, ledger.sealer, id_, granted=granted, note=note, at=at, owner=ledger.owner, config=ledger.config
             )
 
         return await self._in_thread(ledger.change, work, self._now())
@@ -163,9 +164,13 @@ class EmbeddedLedger:
         ledger = self._ledger
 
         def work(db: sqlite3.Connection, at: int) -> Revised:
-            return revocations_sqlite.revise(db, change, at=at, owner=ledger.owner, config=ledger.config)
+            return revocations_sqlite.revise(db, ledger.sealer, change, at=at, owner=ledger.owner, config=ledger.config)
 
         return await self._in_thread(ledger.change, work, self._now())
+
+    async def checkpoint(self, make: Make) -> bytes | None:
+        """Add the checkpoint that `make` makes."""
+        return await self._in_thread(self._ledger.change, lambda db, _: checkpoint(db, make), self._now())
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

@@ -11,10 +11,9 @@ from typing import Final
 
 import msgspec
 
-from tolsey.ledger.windows import SECOND
+from tolsey.audit.seal import stamp
 from tolsey.store.chains import Chains
 from tolsey.store.contract import EntryRow, Snapshot
-from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
 PIECE: Final = 20_000
@@ -87,11 +86,6 @@ class Lines:
 def encode(line: Line) -> bytes:
     """The canonical bytes of a line, with its line break."""
     return msgspec.json.encode(line) + b"\n"
-
-
-def stamp(at: int) -> str:
-    """An instant as RFC 3339, UTC, with all nine decimals."""
-    return f"{format_time(at)[:-1]}.{at % SECOND:09d}Z"
 
 
 def export(

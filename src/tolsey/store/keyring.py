@@ -47,6 +47,9 @@ KINDS: Final = (CAPABILITY, ADMIN)
 are sealed to (`APPROVAL`) are made when they are first wanted: see `with_key`.
 """
 
+SEAL: Final = "tolsey-seal"
+"""The kind of the keys that sign checkpoints and receipts: Ed25519, of which the secret is the seed."""
+
 _KEY_ID = r"\A[A-Za-z0-9_-]{1,32}\Z"
 _SECRET = r"\A[A-Za-z0-9_-]{43}\Z"  # noqa: S105 - a pattern
 _LEDGER_ID = r"\A[\x21-\x7e]{1,128}\Z"
@@ -59,7 +62,7 @@ _Stamp = tuple[int, int, int, int]
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, msgspec.Meta(pattern=_KEY_ID)]
-    kind: Literal["tolsey", "tolsey-admin", "tolsey-l402", "tolsey-approval"]
+    kind: Literal["tolsey", "tolsey-admin", "tolsey-l402", "tolsey-approval", "tolsey-seal"]
     secret: Annotated[str, msgspec.Meta(pattern=_SECRET)]
     created: Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -112,7 +115,7 @@ class Keyring:
     def create(cls, path: Path) -> "Keyring":
         """Make a keyring with one new key of each kind. Refuses where a file stands; its directory must exist."""
         path = Path(os.path.abspath(path))
-        content = _Content(1, None, (_new_key(CAPABILITY), _new_key(ADMIN)))
+        content = _Content(1, None, (_new_key(CAPABILITY), _new_key(ADMIN), _new_key(SEAL)))
         with _errors_of(path), _locked(path):
             write_new(path, msgspec.json.encode(content))
             # A mark that is left here belongs to keys that are gone.
@@ -152,6 +155,10 @@ class Keyring:
             if key.kind == kind:
                 return key.id, key.secret_bytes()
         raise KeyringError(f"there is no kind of key called {kind!r}")
+
+    def secrets_of(self, kind: str) -> tuple[bytes, ...]:
+        """The secrets of the keys of a kind, the current one last."""
+        return tuple(key.secret_bytes() for key in self._content.keys if key.kind == kind)
 
     def rotate(self, kind: str) -> str:
         """Add a new key, which becomes the current one of its kind; return its id. The old ones still verify."""
@@ -325,7 +332,7 @@ def _new_key(kind: str) -> _Key:
     secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode("ascii")
     created = datetime.now(UTC).replace(microsecond=0)
     # Hex, since an id that begins with '-' is a nuisance on a command line.
-    if kind not in (*KINDS, L402, APPROVAL):
+    if kind not in (*KINDS, L402, APPROVAL, SEAL):
         raise KeyringError(f"there is no kind of key called {kind!r}")
     return _Key(secrets.token_hex(4), kind, secret, created)  # type: ignore[arg-type]  # one of those just named
 

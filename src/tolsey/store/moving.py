@@ -23,9 +23,13 @@ class Table(NamedTuple):
 
 
 _LIMITS: Final = ("n", "id", "unit", "parent", "label", "limit", "period", "granted")
+_ENTRY: Final = (
+    *("n", "at", "kind", "hold", "leaf", "counter", "amount", "until", "owner", "config", "note"),
+    *("place", "seal"),
+)
 
 TABLES: Final = (
-    Table("owner", ("n", "id", "started_at", "ended_at")),
+    Table("owner", ("n", "id", "started_at", "ended_at", "entries", "head")),
     Table("config", ("n", "generation", "at")),
     Table("account", (*_LIMITS, "spent", "held", "calls", "open", "observed", "opened_at")),
     Table("window", ("account", "start", "limit", "spent", "held", "granted", "observed")),
@@ -34,7 +38,10 @@ TABLES: Final = (
     Table("rollup", ("n", "up_to", "at", "entries", "sha256", "made_at", "note")),
     Table("rolled", ("account", "spent", "calls", "granted", "observed")),
     Table("rolled_window", ("account", "start", "spent", "granted", "observed")),
-    Table("entry", ("n", "at", "kind", "hold", "leaf", "counter", "amount", "until", "owner", "config", "note")),
+    Table("gap", ("log", "first", "last", "before", "after")),
+    Table("checkpoint", ("n", "document")),
+    Table("checkpointed", ("log", "entries")),
+    Table("entry", _ENTRY),
     Table("question", (*Question._fields, "granted", "answered", "note")),
     Table("revocation", ("id", "since", "expires", "note", "entry")),
     Table("tally", ("hour", "source", "key", "counts")),

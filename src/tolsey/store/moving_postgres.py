@@ -14,7 +14,10 @@ SECONDS: Final = 10.0
 
 _CANNOT: Final = "the ledger cannot be carried over"
 _UNBOUNDED: Final = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
-_LOCK: Final = 'LOCK TABLE owner, config, account, "window", rate, claim, entry, hold, revocation IN EXCLUSIVE MODE'
+_LOCK: Final = """
+    LOCK TABLE owner, config, account, "window", rate, claim, entry, hold, checkpoint, gap, revocation
+    IN EXCLUSIVE MODE
+"""
 _LIVING: Final = """
     SELECT o.id FROM owner o JOIN lease l ON l.owner = o.n WHERE o.ended_at IS NULL AND l.until >= now_ns() LIMIT 1
 """

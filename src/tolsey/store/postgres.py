@@ -23,11 +23,23 @@ import asyncpg
 from tolsey.errors import CommitUnknown, LedgerUnavailable, TolseyError
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Books, Hold
-from tolsey.ledger.events import Conflict, Event, Expire, Extend, Granted, Kind, Outcome, Reserve, Settle, Shortfall
+from tolsey.ledger.events import (
+    Conflict,
+    Entry,
+    Event,
+    Expire,
+    Extend,
+    Granted,
+    Kind,
+    Outcome,
+    Reserve,
+    Settle,
+    Shortfall,
+)
 from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
 from tolsey.ledger.rules import apply
 from tolsey.store import approvals_postgres
-from tolsey.store.contract import TALLIED_HOURS, TallyRow
+from tolsey.store.contract import TALLIED_HOURS, Make, TallyRow
 from tolsey.store.postgres_connection import (
     ERRORS,
     LOST,
@@ -45,6 +57,7 @@ from tolsey.store.postgres_owners import Lease, Watch, clear, end, holds_of, reg
 from tolsey.store.postgres_rows import Group, Rows, Stale, standing
 from tolsey.store.postgres_sql import TALLY
 from tolsey.store.revocations_postgres import revise
+from tolsey.store.sealing_postgres import append, checkpoint, now
 from tolsey.token.chain import Account
 
 CLOSE_SECONDS: Final = 2.0
@@ -310,8 +323,14 @@ class PostgresLedger:
 
     async def note(self, kind: Kind, note: str) -> None:
         """Write down what moves no money."""
+        async with self._using("the ledger cannot be written") as session, session.db.transaction():
+            entry = Entry(kind, await now(session.db), None, None, 0, self.owner, note)
+            await append(session.db, self._rows.sealer, entry, self.config)
+
+    async def checkpoint(self, make: Make) -> bytes | None:
+        """Add the checkpoint that `make` makes."""
         async with self._using("the ledger cannot be written") as session:
-            await session.db.execute(_NOTE, kind, self.owner, self.config, note)
+            return await checkpoint(session.db, make)
 
     async def ask(self, question: Question) -> bool:
         """Keep a question that somebody is to answer."""
@@ -327,14 +346,14 @@ class PostgresLedger:
         """Answer a question."""
         async with self._using("the ledger cannot be written") as session:
             return await approvals_postgres.answer(
-                session.db, id_, granted=granted, note=note, owner=self.owner, config=self.config
+                session.db, self._rows.sealer, id_, granted=granted, note=note, owner=self.owner, config=self.config
             )
 
     async def revise(self, change: Revoke | Unrevoke) -> Revised:
         """Revoke a prefix, or take that back. Where the answer is lost it may be asked for again."""
         async with self._using("the ledger cannot be written") as session:
             session.warned = False
-            revised = await revise(session.db, change, owner=self.owner, config=self.config)
+            revised = await revise(session.db, self._rows.sealer, change, owner=self.owner, config=self.config)
             if session.warned:
                 raise _Unknown("waiting for the standby was given up")
             return revised
@@ -409,7 +428,6 @@ class _Unknown(Exception):
 
 _KNOWN: Final = "SELECT 1 FROM entry WHERE kind = 'reserve' AND hold = ANY ($1::text[]) LIMIT 1"
 _NEW_CONFIG: Final = "INSERT INTO config (generation, at) VALUES ($1, now_ns()) ON CONFLICT DO NOTHING"
-_NOTE: Final = "INSERT INTO entry (at, kind, amount, owner, config, note) VALUES (now_ns(), $1, 0, $2, $3, $4)"
 
 
 async def open_postgres(

@@ -17,12 +17,16 @@ import asyncpg
 
 from tolsey.errors import LedgerFull, LedgerMissing, LedgerRefused, LedgerUnavailable
 from tolsey.store.queries import check_moved
+from tolsey.store.sealing_postgres import seal_all
 
 SCHEMA: Final = "tolsey"
 """The schema that the ledger's tables are in."""
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """How many files of `schema/postgres/` a ledger of this version has gone through."""
+
+SEALED_FROM: Final = 6
+"""Since which of them entries are sealed."""
 
 MINIMUM_SERVER: Final = 130_000
 MIGRATING: Final = 0x746F6C736579
@@ -239,6 +243,8 @@ async def _migrate(db: Db, found: asyncpg.Record | None, new_id: str) -> asyncpg
         if number == 1:
             await db.execute("INSERT INTO ledger VALUES ($1, 1, now_ns())", new_id)
         await db.execute("UPDATE ledger SET version = $1", number)
+    if found is not None and found["version"] < SEALED_FROM:
+        await seal_all(db, found["id"])
     return await find_ledger(db)
 
 

@@ -38,6 +38,8 @@ from tolsey.ledger.windows import closed_before, window
 from tolsey.store import postgres_sql as sql
 from tolsey.store.contract import IN_PASSING
 from tolsey.store.postgres_connection import Clock, Db
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_postgres import seal
 from tolsey.token.chain import Account
 
 CACHED_ACCOUNTS: Final = 65_536
@@ -72,11 +74,13 @@ class Rows:
     def __init__(self) -> None:
         self._accounts: dict[Key, tuple[int, Account]] = {}
         self._holds: dict[str, Hold] = {}
+        self.sealer = Sealer()
 
     def forget(self) -> None:
         """Something went wrong: read everything again."""
         self._accounts.clear()
         self._holds.clear()
+        self.sealer = Sealer()
 
     def done(self, group: Group) -> None:
         """The group is committed."""
@@ -269,6 +273,9 @@ class Rows:
         books = group.books
         await self._open_accounts(db, group)
         lines, known = self._lines(group)
+        entries = books.entries
+        sealed = await seal(db, self.sealer, entries, books.balances, config) if entries else []
+        place, head = sealed[-1] if sealed else (None, None)
         moved = [(group.numbers[key], b) for key, b in books.dirty.items()]
         ((lives, closed, moved_to),) = await db.fetch(
             sql.WRITE,
@@ -284,6 +291,10 @@ class Rows:
             [b.calls for _, b in moved],
             [b.open for _, b in moved],
             [b.observed for _, b in moved],
+            [each for _, each in sealed],
+            0 if place is None else place - len(sealed),
+            place,
+            head,
         )
         if moved_to is not None:
             raise LedgerUnavailable(f"the ledger was moved to {moved_to} while it was in use")

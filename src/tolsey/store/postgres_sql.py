@@ -18,6 +18,15 @@ ANCESTRY: Final = """
     )
     SELECT * FROM up ORDER BY d DESC
 """
+CHAIN: Final = """
+    WITH RECURSIVE up AS (
+        SELECT id, unit, parent, label, "limit", period, 0 AS d FROM account WHERE id = $1 AND unit = $2
+        UNION ALL
+        SELECT a.id, a.unit, a.parent, a.label, a."limit", a.period, d + 1
+        FROM up JOIN account a ON a.id = up.parent AND a.unit = up.unit
+    )
+    SELECT id, unit, parent, label, "limit", period FROM up ORDER BY d DESC
+"""
 
 # One row at least, for the time. Each row's time is that after its account was locked.
 LOCK: Final = """
@@ -65,14 +74,15 @@ NEW_ACCOUNTS: Final = """
 """
 
 # A resolution deletes its hold; `held` is what a reserve holds that is still open at the end of the group. How many of
-# both were hit is for the caller to compare with what it knows.
+# both were hit is for the caller to compare with what it knows. The operators' owner, 0, is never alive, and has a log.
 WRITE: Final = """
     WITH mine AS (
-        UPDATE owner SET latest = $1 WHERE n = $2 AND ended_at IS NULL RETURNING n
+        UPDATE owner SET latest = $1, entries = coalesce($22, entries), head = coalesce($23, head)
+        WHERE n = $2 AND (ended_at IS NULL OR n = 0) RETURNING n
     ), line AS MATERIALIZED (
         SELECT * FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
-            $11::text[], $12::bigint[]) WITH ORDINALITY
-            AS l (kind, hold, leaf, counter, amount, until, note, held, place)
+            $11::text[], $12::bigint[], $20::bytea[]) WITH ORDINALITY
+            AS l (kind, hold, leaf, counter, amount, until, note, held, seal, place)
     ), moved AS (
         UPDATE account a
         SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open, observed = m.observed
@@ -80,8 +90,8 @@ WRITE: Final = """
             $19::bigint[]) AS m (n, granted, spent, held, calls, open, observed)
         WHERE a.n = m.n
     ), written AS (
-        INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note)
-        SELECT $3, kind, hold, leaf, counter, amount, until, $2, $4, note FROM line ORDER BY place
+        INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal)
+        SELECT $3, kind, hold, leaf, counter, amount, until, $2, $4, note, $21 + place, seal FROM line ORDER BY place
     ), opened AS (
         INSERT INTO hold (id, leaf, counter, amount, owner, at, until)
         SELECT hold, leaf, counter, held, $2, $3, until FROM line WHERE held IS NOT NULL

@@ -4,10 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final, TypeVar
 
+from tolsey.audit.seal import Gap
 from tolsey.errors import LedgerRefused
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.revoking import Revocation
-from tolsey.store.contract import AccountRow, EntryRow, HoldRow, PaymentRow, RolledRow, RollUp, TallyRow, WindowRow
+from tolsey.store.contract import (
+    AccountRow,
+    EntryRow,
+    HoldRow,
+    OwnerRow,
+    PaymentRow,
+    RolledRow,
+    RollUp,
+    TallyRow,
+    WindowRow,
+)
 
 QUESTION: Final = (
     "SELECT id, at, until, root, prefix_id, labels, ticket, method, path, query, nano, unit, purpose,"
@@ -15,14 +26,16 @@ QUESTION: Final = (
 )
 """Questions, in the order of columns that `asked_of` reads."""
 
-ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note FROM entry"
+ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal FROM entry"
 """An `EntryRow`."""
 
-_ACCOUNTS: Final = """
+ACCOUNTS: Final = """
     SELECT a.n, a.id, a.unit, a.parent, p.n, a.label, a."limit", a.period, a.granted, a.spent, a.held, a.calls, a.open,
         a.observed
     FROM account a LEFT JOIN account p ON p.id = a.parent AND p.unit = a.unit ORDER BY a.n
 """
+"""An `AccountRow`."""
+
 _HOLDS: Final = """
     SELECT h.id, h.leaf, h.counter, h.amount, h.at, h.until, h.owner, o.id, coalesce(e.note, '')
     FROM hold h LEFT JOIN owner o ON o.n = h.owner LEFT JOIN entry e ON e.hold = h.id AND e.kind = 'reserve'
@@ -31,6 +44,11 @@ _HOLDS: Final = """
 _PAYMENTS: Final = """
     SELECT e.n, e.at, e.hold, e.amount, a.id, a.label, a.unit, a."limit" + a.granted, a.spent, a.held, a.calls, e.note
     FROM entry e JOIN account a ON a.n = e.leaf WHERE e.kind = 'pay' ORDER BY e.n
+"""
+
+_OWNERS: Final = """
+    SELECT o.n, o.id, o.entries, o.head, coalesce(c.entries, 0) FROM owner o LEFT JOIN checkpointed c ON c.log = o.n
+    WHERE o.entries > 0 ORDER BY o.n
 """
 
 _TALLY: Final = "SELECT hour, source, key, counts FROM tally"
@@ -49,7 +67,7 @@ class Queries(ABC):
 
     def accounts(self) -> Iterator[AccountRow]:
         """Every account, in the order in which they were opened."""
-        return self._rows(AccountRow, _ACCOUNTS)
+        return self._rows(AccountRow, ACCOUNTS)
 
     def windows(self) -> Iterator[WindowRow]:
         """Every window that is kept."""
@@ -97,6 +115,18 @@ class Queries(ABC):
         """What was counted from the hour `since` to before the hour `until`."""
         within = f"hour >= {self.parameter} AND hour < {self.parameter[0]}2"
         return self._rows(TallyRow, f"{_TALLY} WHERE {within}", since, until)
+
+    def owners(self) -> Iterator[OwnerRow]:
+        """Every log that has entries, by number."""
+        return self._rows(OwnerRow, _OWNERS)
+
+    def gaps(self) -> Iterator[Gap]:
+        """Which entries of which logs were rolled up, in order."""
+        return self._rows(Gap, "SELECT log, first, last, before, after FROM gap ORDER BY log, first")
+
+    def checkpoints(self) -> Iterator[bytes]:
+        """The documents of all checkpoints, in order."""
+        return self._rows(bytes, "SELECT document FROM checkpoint ORDER BY n")
 
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""

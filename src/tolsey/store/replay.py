@@ -11,12 +11,13 @@ from typing import Final
 from tolsey.ledger.revoking import Revocation, dropped_before
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store.contract import AccountRow, EntryRow, Snapshot
+from tolsey.store.sealcheck import SealCheck
 from tolsey.units import MAX_NANO, NANO
 
 EVERY: Final = 4096
 """After how many entries each progress is told."""
 
-_NOTES: Final = ("late", "accept", "keys")
+_NOTES: Final = ("late", "accept", "keys", "rollup")
 _ANSWERS: Final = ("approve", "deny")
 _RESOLUTIONS: Final = ("settle", "void", "expire")
 
@@ -55,10 +56,13 @@ class _Hold:
 
 
 class Replay:
-    """Goes through one open snapshot. `progress` is called with the number of entries done, now and then."""
+    """Goes through one open snapshot, and tells `seal` of every entry. `progress` is called with the number of entries
+    done, now and then.
+    """
 
-    def __init__(self, snapshot: Snapshot, progress: Callable[[int], None]) -> None:
+    def __init__(self, snapshot: Snapshot, seal: SealCheck, progress: Callable[[int], None]) -> None:
         self._snapshot = snapshot
+        self._seal = seal
         self._progress = progress
         self.accounts = {row.n: _account(row) for row in snapshot.accounts()}
         self._open: dict[str, _Hold] = {}
@@ -82,12 +86,14 @@ class Replay:
         for done, entry in enumerate(self._snapshot.entries()):
             yield from self._order(entry, last, done)
             yield from self._entry(entry)
+            self._seal.take(entry)
             last = entry
             if done % EVERY == 0:
                 self._progress(done)
         if last.n <= self._up_to != 0:
             yield f"the entries behind entry {self._up_to}, up to which they were rolled up, are missing"
         yield from self._compare()
+        yield from self._seal.faults()
         fault = self._snapshot.schema_fault()
         if fault is not None:
             yield f"the schema was changed: {fault}"

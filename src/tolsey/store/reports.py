@@ -3,7 +3,7 @@
 Each reads one snapshot, so that open holds and running gateways are no difference.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.windows import window
 from tolsey.store.contract import AccountRow, Snapshot, WindowRow
 from tolsey.store.replay import Replay
+from tolsey.store.sealcheck import SealCheck
 from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
@@ -140,6 +141,7 @@ class Checked:
     """What `fsck` went through, and the first difference it met (None: everything adds up).
 
     `rolled_up` entries, made before `rolled_until` (nanoseconds since the epoch), are known by their totals alone.
+    `unsigned` entries lie behind the last of the `checkpoints`.
     """
 
     accounts: int
@@ -148,14 +150,23 @@ class Checked:
     difference: str | None
     rolled_up: int = 0
     rolled_until: int | None = None
+    logs: int = 0
+    checkpoints: int = 0
+    unsigned: int = 0
 
 
 _SILENT: Final[Callable[[int, int], None]] = lambda done, total: None  # noqa: E731 - the default of a parameter
 
 
-def fsck(snapshot: Snapshot, progress: Callable[[int, int], None] = _SILENT) -> Checked:
+def fsck(
+    snapshot: Snapshot,
+    progress: Callable[[int, int], None] = _SILENT,
+    *,
+    trusted: Sequence[str] | None = None,
+) -> Checked:
     """Recompute every balance from the journal, in order, and compare: entries, accounts, windows, open holds, grants,
-    both laws. `progress` is told now and then how many entries of how many are done.
+    both laws; and the seal. `progress` is told now and then how many entries of how many are done. `trusted` are public
+    keys (hex) one of which must have signed the last checkpoint; None does not ask whose they are.
 
     Raises `LedgerUnavailable` or `LedgerRefused` if the ledger cannot be opened; damage in it is a difference.
     """
@@ -163,7 +174,8 @@ def fsck(snapshot: Snapshot, progress: Callable[[int, int], None] = _SILENT) -> 
         try:
             entries = snapshot.entry_count()
             holds = sum(1 for _ in snapshot.holds())
-            replay = Replay(snapshot, lambda done: progress(done, entries))
+            seal = SealCheck(snapshot, trusted)
+            replay = Replay(snapshot, seal, lambda done: progress(done, entries))
             fault = next(replay.faults(), None)
             progress(entries, entries)
         except LedgerUnavailable as error:
@@ -171,4 +183,14 @@ def fsck(snapshot: Snapshot, progress: Callable[[int, int], None] = _SILENT) -> 
         except (TypeError, ValueError, LookupError) as error:
             # What becomes of the values in a damaged ledger.
             return Checked(0, 0, 0, f"the ledger cannot be read: {error}")
-    return Checked(len(replay.accounts), entries, holds, fault, replay.rolled_up, replay.rolled_until)
+    return Checked(
+        len(replay.accounts),
+        entries,
+        holds,
+        fault,
+        replay.rolled_up,
+        replay.rolled_until,
+        seal.logs,
+        len(seal.checkpoints),
+        seal.walk.unsigned,
+    )

@@ -7,6 +7,8 @@ from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.revoking import Revised, Revocation, Revoke, Unrevoke, dropped_before, entry_of
 from tolsey.store.postgres_connection import ERRORS, Db, Session, connect, unavailable
 from tolsey.store.queries import check_moved
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_postgres import append, now
 
 SECONDS: Final = 1.0
 """How long an answer may take, connecting included."""
@@ -15,11 +17,6 @@ _LOCK: Final = "LOCK TABLE revocation IN SHARE ROW EXCLUSIVE MODE"
 """One change at a time, and none while the ledger is moved. Who reads does not wait."""
 
 _STANDS: Final = "SELECT id, since, expires, note, entry FROM revocation WHERE id = $1"
-_NOW: Final = "SELECT greatest(now_ns(), (SELECT at FROM entry ORDER BY n DESC LIMIT 1))"
-_ENTRY: Final = """
-    INSERT INTO entry (at, kind, hold, amount, until, owner, config, note) VALUES ($1, $2, $3, 0, $4, $5, $6, $7)
-    RETURNING n
-"""
 _PUT: Final = """
     INSERT INTO revocation (id, since, expires, note, entry) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (id) DO UPDATE
@@ -28,17 +25,19 @@ _PUT: Final = """
 _COUNT: Final = "UPDATE ledger SET revocations = revocations + 1 RETURNING moved_to"
 
 
-async def revise(db: Db, change: Revoke | Unrevoke, *, owner: int, config: int | None) -> Revised:
-    """Make a change in a transaction of its own. Raises `LedgerRefused` where the ledger was moved elsewhere."""
+async def revise(db: Db, sealer: Sealer, change: Revoke | Unrevoke, *, owner: int, config: int | None) -> Revised:
+    """Make a change in a transaction of its own, under the ledger's `sealer`. Raises `LedgerRefused` where the ledger
+    was moved elsewhere.
+    """
     async with db.transaction():
         await db.execute(_LOCK)
         row = await db.fetchrow(_STANDS, change.id)
         stands = None if row is None else Revocation(*row)
-        at: int = await db.fetchval(_NOW)
+        at = await now(db)
         entry = entry_of(change, stands, at=at, owner=owner)
         if entry is None:
             return Revised(changed=False, revocation=stands)
-        n = await db.fetchval(_ENTRY, at, entry.kind, entry.hold, entry.until, owner, config, entry.note)
+        n = await append(db, sealer, entry, config)
         if isinstance(change, Revoke):
             stands = Revocation(change.id, at, change.expires, change.note, n)
             await db.execute(_PUT, *stands)

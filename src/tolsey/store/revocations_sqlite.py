@@ -9,24 +9,24 @@ from typing import Final
 from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.revoking import Revised, Revocation, Revoke, Unrevoke, dropped_before, entry_of
 from tolsey.store.queries import check_moved
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_sqlite import append
 from tolsey.store.sqlite_file import connect_read_only, errors_of, identity
 
 _STANDS: Final = "SELECT id, since, expires, note, entry FROM revocation WHERE id = ?"
-_ENTRY: Final = (
-    "INSERT INTO entry (at, kind, hold, amount, until, owner, config, note) VALUES (?, ?, ?, 0, ?, ?, ?, ?) RETURNING n"
-)
 _PUT: Final = "INSERT OR REPLACE INTO revocation (id, since, expires, note, entry) VALUES (?, ?, ?, ?, ?)"
 
 
-def revise(db: sqlite3.Connection, change: Revoke | Unrevoke, *, at: int, owner: int, config: int | None) -> Revised:
-    """Make a change in an open transaction, at the ledger's time `at`."""
+def revise(
+    db: sqlite3.Connection, sealer: Sealer, change: Revoke | Unrevoke, *, at: int, owner: int, config: int | None
+) -> Revised:
+    """Make a change in an open transaction, at the ledger's time `at`, under the ledger's `sealer`."""
     row = db.execute(_STANDS, (change.id,)).fetchone()
     stands = None if row is None else Revocation(*row)
     entry = entry_of(change, stands, at=at, owner=owner)
     if entry is None:
         return Revised(changed=False, revocation=stands)
-    values = (at, str(entry.kind), entry.hold, entry.until, owner, config, entry.note)
-    (n,) = db.execute(_ENTRY, values).fetchone()
+    n = append(db, sealer, entry, config)
     if isinstance(change, Revoke):
         stands = Revocation(change.id, at, change.expires, change.note, n)
         db.execute(_PUT, stands)

@@ -5,6 +5,9 @@ still open there, or was refunded later, stays in the journal until the next tim
 and balances, windows and the numbers of entries are what they were. The last entry always stays: by its number the
 keys know the ledger (RULES.md L1).
 
+Only what a checkpoint has signed is rolled up. It leaves gaps in the logs: each step writes down, in a sealed entry,
+which places of which logs are gone, between which seals, and what they add up to (RULES.md L10).
+
 It goes in steps, each a short transaction, and after each of them the ledger adds up. The lines of what was taken out
 (see `export`) are hashed in the order in which they were taken: by the number of a hold's reserve, with the hold's
 entries together.
@@ -12,11 +15,12 @@ entries together.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Protocol
 
+from tolsey.audit.seal import Gap, rolled_note
 from tolsey.ledger.windows import window
 from tolsey.store.chains import Chains
 from tolsey.store.contract import EntryRow, RollUp, Snapshot
@@ -55,10 +59,13 @@ class Rollable(Protocol):
     async def begin(self, up_to: int, at: int, made_at: int, note: str) -> int:
         """Write down a roll-up, of no entries yet; return its number."""
 
-    async def put(self, run: int, entries: Sequence[int], sums: Sums, digest: str) -> None:
-        """Remove entries by their numbers, add to what was rolled up (of windows, to those that are kept), and note
-        their count and the hash so far.
+    async def put(self, run: int, entries: Sequence[EntryRow], sums: Sums, digest: str) -> list[Gap]:
+        """Remove entries, add to what was rolled up (of windows, to those that are kept), and note their count and the
+        hash so far; return the gaps that they leave.
         """
+
+    async def seal(self, made_at: int, note: str) -> None:
+        """Write down in a sealed entry what the step did."""
 
     async def end(self) -> None:
         """End the step, durably."""
@@ -84,20 +91,27 @@ async def roll_up(
     `archive` gets the lines of each step, and has them on disk when it returns: after it they are gone. `progress` is
     told which number of which it has passed.
     """
-    up_to, now, chains, lines = await asyncio.to_thread(_look, snapshot, before)
+    up_to, now, chains, lines, signed = await asyncio.to_thread(_look, snapshot, before)
     run, count, digest, after = 0, 0, sha256(), 0
     while True:
         began = time.monotonic()
         found = await ledger.take(after, up_to, STEP)
-        whole = [entries for entries in found if _is_whole(entries, up_to) and _is_known(entries[0], chains)]
+        whole = [
+            entries
+            for entries in found
+            if _is_whole(entries, up_to) and _is_signed(entries, signed) and _is_known(entries[0], chains)
+        ]
         if whole:
             data = b"".join(encode(lines.line(entry)) for entries in whole for entry in entries)
             digest.update(data)
             archive(data)
-            numbers = [entry.n for entries in whole for entry in entries]
-            count += len(numbers)
+            gone = [entry for entries in whole for entry in entries]
+            count += len(gone)
             run = run or await ledger.begin(up_to, before, now, note)
-            await ledger.put(run, numbers, _sums(whole, chains), digest.hexdigest())
+            sums = _sums(whole, chains)
+            gaps = await ledger.put(run, gone, sums, digest.hexdigest())
+            named = [(*chains.key(n), figures) for n, figures in sums.accounts.items()]
+            await ledger.seal(now, rolled_note(note, len(gone), gaps, named))
         await ledger.end()
         if len(found) < STEP:
             break
@@ -111,23 +125,39 @@ async def roll_up(
     return RollUp(run, up_to, before, count, digest.hexdigest(), now, note)
 
 
-def _look(snapshot: Snapshot, before: int) -> tuple[int, int, Chains, Lines]:
-    """How far it may go, the ledger's time, and the accounts that there are. A view may have an event loop of its own,
-    and so is not for one that runs.
+def _look(snapshot: Snapshot, before: int) -> tuple[int, int, Chains, Lines, dict[int, int]]:
+    """How far it may go, the ledger's time, the accounts that there are, and how much of each log is signed. A view may
+    have an event loop of its own, and so is not for one that runs.
     """
     with snapshot:
         up_to = min(snapshot.number_before(before), snapshot.last_entry() - 1)
-        return up_to, snapshot.now(), Chains(snapshot), Lines(snapshot)
+        signed = {owner.n: owner.signed for owner in snapshot.owners()}
+        return up_to, snapshot.now(), Chains(snapshot), Lines(snapshot), signed
 
 
 def _is_whole(entries: Sequence[EntryRow], up_to: int) -> bool:
     """Whether nothing of it lies behind `up_to`, nor is to come: a hold must be resolved. A payment stays for ever, so
-    that it is never used again, and so does what was revoked.
+    that it is never used again, and so do what was revoked and what was rolled up before.
     """
-    if entries[0].kind in ("pay", "approve", "deny", "revoke", "unrevoke"):
+    if entries[0].kind in ("pay", "approve", "deny", "revoke", "unrevoke", "rollup"):
         return False
     resolved = entries[0].kind != "reserve" or any(e.kind in ("settle", "void", "expire") for e in entries)
     return resolved and entries[-1].n <= up_to
+
+
+def _is_signed(entries: Sequence[EntryRow], signed: Mapping[int, int]) -> bool:
+    return all(entry.place <= signed.get(entry.owner, 0) for entry in entries)
+
+
+def runs(entries: Sequence[EntryRow]) -> list[list[EntryRow]]:
+    """Entries by log and place, cut where others lie between."""
+    cut: list[list[EntryRow]] = []
+    for entry in sorted(entries, key=lambda entry: (entry.owner, entry.place)):
+        if cut and (cut[-1][-1].owner, cut[-1][-1].place + 1) == (entry.owner, entry.place):
+            cut[-1].append(entry)
+        else:
+            cut.append([entry])
+    return cut
 
 
 def _is_known(entry: EntryRow, chains: Chains) -> bool:

@@ -6,11 +6,15 @@ from typing import Final
 
 import asyncpg
 
+from tolsey.audit.seal import OPERATORS, Gap, genesis
 from tolsey.errors import LedgerUnavailable
+from tolsey.ledger.events import Entry, Kind
 from tolsey.store.contract import EntryRow
 from tolsey.store.postgres_connection import Db, connect, errors_of, prepare
 from tolsey.store.queries import ENTRY
-from tolsey.store.rollup import FIRST_OF_HOLD, Sums
+from tolsey.store.rollup import FIRST_OF_HOLD, Sums, runs
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_postgres import append, now
 
 SECONDS: Final = 10.0
 """How long connecting may take."""
@@ -26,6 +30,8 @@ _REST: Final = f"""
     {ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('settle', 'void', 'expire')
     UNION ALL {ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('extend', 'refund', 'annul') ORDER BY n
 """
+_GAP: Final = "SELECT after FROM gap WHERE log = $1 AND last = $2"
+_BEFORE: Final = "SELECT seal FROM entry WHERE owner = $1 AND n < $2 ORDER BY n DESC LIMIT 1"
 _CANNOT: Final = "entries cannot be rolled up"
 
 
@@ -76,10 +82,18 @@ class PostgresRollable:
                 )
             )
 
-    async def put(self, run: int, entries: Sequence[int], sums: Sums, digest: str) -> None:
+    async def put(self, run: int, entries: Sequence[EntryRow], sums: Sums, digest: str) -> list[Gap]:
         """Replace entries by what they add up to."""
         with errors_of(_CANNOT):
-            await self._db.execute("DELETE FROM entry WHERE n = ANY ($1::bigint[])", list(entries))
+            gaps = [
+                Gap(run[0].owner, run[0].place, run[-1].place, await self._before(run[0]), run[-1].seal)
+                for run in runs(entries)
+            ]
+            await self._db.executemany(
+                "INSERT INTO gap (log, first, last, before, after) VALUES ($1, $2, $3, $4, $5)", gaps
+            )
+            numbers = [entry.n for entry in entries]
+            await self._db.execute("DELETE FROM entry WHERE n = ANY ($1::bigint[])", numbers)
             await self._db.executemany(
                 "INSERT INTO rolled AS r (account, spent, calls, granted, observed) VALUES ($1, $2, $3, $4, $5)"
                 " ON CONFLICT (account) DO UPDATE SET spent = r.spent + excluded.spent,"
@@ -98,6 +112,22 @@ class PostgresRollable:
             await self._db.execute(
                 "UPDATE rollup SET entries = entries + $1, sha256 = $2 WHERE n = $3", len(entries), digest, run
             )
+        return gaps
+
+    async def _before(self, entry: EntryRow) -> bytes:
+        """The seal before an entry."""
+        if entry.place == 1:
+            return genesis(await self._db.fetchval("SELECT id FROM ledger"), entry.owner)
+        found: bytes | None = await self._db.fetchval(_GAP, entry.owner, entry.place - 1)
+        if found is None:
+            found = await self._db.fetchval(_BEFORE, entry.owner, entry.n)
+        return found or b""
+
+    async def seal(self, made_at: int, note: str) -> None:
+        """Write down in a sealed entry what the step did."""
+        with errors_of(_CANNOT):
+            entry = Entry(Kind.ROLLUP, await now(self._db), None, None, 0, OPERATORS, note)
+            await append(self._db, Sealer(), entry, None)
 
     async def end(self) -> None:
         """End the step."""

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tolsey.audit.seal import OPERATORS, Gap, genesis
+from tolsey.ledger.events import Entry, Kind
 from tolsey.store.contract import EntryRow
 from tolsey.store.owners import Turn
 from tolsey.store.queries import ENTRY
-from tolsey.store.rollup import FIRST_OF_HOLD, Sums
+from tolsey.store.rollup import FIRST_OF_HOLD, Sums, runs
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_sqlite import append
 from tolsey.store.sqlite_file import connect, errors_of
 
 _FIRST: Final = f"{ENTRY} WHERE n > ? AND n <= ? AND {FIRST_OF_HOLD} ORDER BY n LIMIT ?"
@@ -17,6 +21,8 @@ _REST: Final = f"""
     {ENTRY} {_OF_HOLDS} AND kind IN ('settle', 'void', 'expire')
     UNION ALL {ENTRY} {_OF_HOLDS} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
 """
+_GAP: Final = "SELECT after FROM gap WHERE log = ? AND last = ?"
+_BEFORE: Final = "SELECT seal FROM entry WHERE owner = ? AND n < ? ORDER BY n DESC LIMIT 1"
 _CANNOT: Final = "entries cannot be rolled up"
 
 
@@ -49,10 +55,16 @@ class SqliteRollable:
             ).fetchone()
         return int(row[0])
 
-    async def put(self, run: int, entries: Sequence[int], sums: Sums, digest: str) -> None:
+    async def put(self, run: int, entries: Sequence[EntryRow], sums: Sums, digest: str) -> list[Gap]:
         """Replace entries by what they add up to."""
         with errors_of(_CANNOT):
-            self._db.execute("DELETE FROM entry WHERE n IN (SELECT value FROM json_each(?))", (json.dumps(entries),))
+            gaps = [
+                Gap(run[0].owner, run[0].place, run[-1].place, self._before(run[0]), run[-1].seal)
+                for run in runs(entries)
+            ]
+            self._db.executemany("INSERT INTO gap (log, first, last, before, after) VALUES (?, ?, ?, ?, ?)", gaps)
+            numbers = json.dumps([entry.n for entry in entries])
+            self._db.execute("DELETE FROM entry WHERE n IN (SELECT value FROM json_each(?))", (numbers,))
             self._db.executemany(
                 "INSERT INTO rolled (account, spent, calls, granted, observed) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (account) DO UPDATE SET spent = spent + excluded.spent, calls = calls + excluded.calls,"
@@ -71,6 +83,23 @@ class SqliteRollable:
             self._db.execute(
                 "UPDATE rollup SET entries = entries + ?, sha256 = ? WHERE n = ?", (len(entries), digest, run)
             )
+        return gaps
+
+    def _before(self, entry: EntryRow) -> bytes:
+        """The seal before an entry."""
+        if entry.place == 1:
+            (ledger,) = self._db.execute("SELECT id FROM ledger").fetchone()
+            return genesis(ledger, entry.owner)
+        gap = self._db.execute(_GAP, (entry.owner, entry.place - 1)).fetchone()
+        row = gap or self._db.execute(_BEFORE, (entry.owner, entry.n)).fetchone()
+        return bytes(row[0])
+
+    async def seal(self, made_at: int, note: str) -> None:
+        """Write down in a sealed entry what the step did."""
+        with errors_of(_CANNOT):
+            (last,) = self._db.execute("SELECT at FROM entry ORDER BY n DESC LIMIT 1").fetchone()
+            entry = Entry(Kind.ROLLUP, max(made_at, last), None, None, 0, OPERATORS, note)
+            append(self._db, Sealer(), entry, None)
 
     async def end(self) -> None:
         """End the step."""

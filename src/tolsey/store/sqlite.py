@@ -37,6 +37,8 @@ from tolsey.store import approvals_sqlite
 from tolsey.store.contract import TALLIED_HOURS, TallyRow
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.queries import check_moved
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_sqlite import seal_all
 from tolsey.store.sqlite_file import (
     ERRORS,
     Durability,
@@ -51,8 +53,11 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
+
+SEALED_FROM: Final = 8
+"""Since which of them entries are sealed."""
 
 BALLAST_BYTES: Final = 8 * 1024 * 1024
 
@@ -115,6 +120,8 @@ class SqliteLedger:
             for number in range(row[1] + 1, SCHEMA_VERSION + 1):
                 self._run_script(number)
                 self._db.execute("UPDATE ledger SET version = ?", (number,))
+            if row[1] < SEALED_FROM:
+                seal_all(self._db, row[0])
             self._db.execute("COMMIT")
             moved_to = self._db.execute("SELECT moved_to FROM ledger").fetchone()[0]
         finally:
@@ -312,6 +319,11 @@ class SqliteLedger:
         finally:
             self.turn.give()
         return found
+
+    @property
+    def sealer(self) -> Sealer:
+        """What seals the entries of this process: for a `change` that appends one."""
+        return self._rows.sealer
 
     @errors_of("the ledger cannot be read")
     def find(self, id_: str) -> Asked | None:

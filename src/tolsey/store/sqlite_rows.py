@@ -32,6 +32,8 @@ from tolsey.ledger.observing import RATE_PREFIX
 from tolsey.ledger.rules import CLAIM_NS
 from tolsey.ledger.windows import closed_before, window
 from tolsey.store.contract import IN_PASSING
+from tolsey.store.sealing import Sealer
+from tolsey.store.sealing_sqlite import seal
 from tolsey.store.sqlite_file import insert_sql, parts
 from tolsey.token.chain import Account
 
@@ -92,8 +94,10 @@ _ACCOUNT_CHANGED: Final = (
     "ON CONFLICT (n) DO UPDATE SET granted = excluded.granted, spent = excluded.spent, held = excluded.held,"
     " calls = excluded.calls, open = excluded.open, observed = excluded.observed"
 )
-_INSERT_ENTRY: Final = "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note)"
-_ENTRY: Final = "(?,?,nullif(?,''),nullif(?,0),nullif(?,0),?,nullif(?,0),?,nullif(?,0),?)"
+_INSERT_ENTRY: Final = (
+    "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal)"
+)
+_ENTRY: Final = "(?,?,nullif(?,''),nullif(?,0),nullif(?,0),?,nullif(?,0),?,nullif(?,0),?,?,?)"
 _INSERT_HOLD: Final = "INSERT INTO hold (id, leaf, counter, amount, owner, at, until)"
 _HOLD: Final = "(?,nullif(?,0),nullif(?,0),?,?,?,nullif(?,0))"
 _INSERT_WINDOW: Final = 'INSERT INTO window (account, start, "limit", spent, held, granted, observed)'
@@ -121,6 +125,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.books = Books()
+        self.sealer = Sealer()
         self._numbers: dict[Key, int] = {}
         self._next = 0
         # Only an open hold that was made here is known for sure from one group to the next.
@@ -138,6 +143,7 @@ class Rows:
         self._windows.clear()
         self._periodic = False
         self._next = next_account
+        self.sealer.others_wrote()
 
     def committed(self) -> None:
         """What was written is on disk: let go of what is over, and of more than may be kept."""
@@ -311,14 +317,18 @@ class Rows:
     def insert_entries(self, db: sqlite3.Connection, entries: Sequence[Entry], config: int | None) -> None:
         """Append to the journal."""
         numbers = self._numbers
+        sealed = seal(db, self.sealer, entries, self.books.balances, config) if entries else []
         lines: list[tuple[object, ...]] = []
         opened: list[tuple[object, ...]] = []
         grown: list[tuple[str, int]] = []
         closed: list[str] = []
-        for kind, at, hold, leaf_key, amount, owner, note, counter_key, until in entries:
+        for entry, (place, sealing) in zip(entries, sealed, strict=True):
+            kind, at, hold, leaf_key, amount, owner, note, counter_key, until = entry
             leaf = 0 if leaf_key is None else numbers[leaf_key]
             counter = 0 if counter_key is None else numbers[counter_key]
-            lines.append((at, _TEXT[kind], hold or "", leaf, counter, amount, until or 0, owner, config or 0, note))
+            money = (leaf, counter, amount, until or 0)
+            # A bytearray, since for bytes sqlite3 looks for a converter.
+            lines.append((at, _TEXT[kind], hold or "", *money, owner, config or 0, note, place, bytearray(sealing)))
             if hold is None:
                 continue
             if kind is Kind.RESERVE:

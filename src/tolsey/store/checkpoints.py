@@ -1,0 +1,109 @@
+"""Taking checkpoints: when one is due, and by which key."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final
+
+from tolsey.audit.canonical import NotCanonical, parse
+from tolsey.audit.checkpoint import Checkpoint, Logged, make, read
+from tolsey.audit.seal import stamp
+from tolsey.errors import KeyringError, TolseyError
+from tolsey.ledger.windows import SECOND
+from tolsey.store.contract import Ledger, Stated
+from tolsey.store.keyring import SEAL, Keyring, LiveKeyring
+from tolsey.store.signing import SealKey, is_signed
+
+AT_ONCE: Final = (1, 0)
+"""Every so many entries or seconds: whenever there is an entry that no checkpoint has."""
+
+
+class SealRefused(TolseyError):
+    """A checkpoint that cannot be taken, for its key or for the one before it."""
+
+    code: ClassVar[str] = "seal_refused"
+
+
+async def take(
+    ledger: Ledger,
+    keys: Sequence[SealKey],
+    every: tuple[int, int],
+    *,
+    announced: SealKey | None = None,
+    anew: bool = False,
+) -> bytes | None:
+    """Take a checkpoint of the ledger if one is due: `every` so many entries, or so many seconds after the last one if
+    there is any entry; return its document. It is signed by that of `keys` which the last one names, the first of all
+    by the last of them.
+
+    With `announced`, one is taken in any case, which says that this key signs from then on; `anew` begins with the last
+    of the keys, whatever the last checkpoint named. Raises `SealRefused` and `LedgerUnavailable`.
+    """
+
+    def due(last: bytes | None, heads: Sequence[Stated]) -> bytes | None:
+        before = _before(last, ledger.id)
+        entries, seconds = every
+        more = sum(each.more for each in heads)
+        at = ledger.time()
+        aged = before is None or stamp(at - seconds * SECOND) >= before.at
+        if announced is None and not anew and (not more or (more < entries and not aged)):
+            return None
+        key = keys[-1] if before is None or anew else _named(keys, before)
+        return make(
+            before,
+            [Logged(each.log, each.head) for each in heads],
+            ledger=ledger.id,
+            at=max(stamp(at), "" if before is None else before.at),
+            key=key.public,
+            sign=key.sign,
+            announced=None if announced is None else announced.public,
+        )
+
+    return await ledger.checkpoint(due)
+
+
+def seal_keys(keyring: Keyring) -> list[SealKey]:
+    """The keys of a keyring that sign, the current one last; one is made if there is none."""
+    return [SealKey(secret) for secret in keyring.with_key(SEAL).secrets_of(SEAL)]
+
+
+class Notary:
+    """Takes checkpoints for a gateway. `tell` is told why none can be taken, when that changes."""
+
+    def __init__(self, keyring: Keyring, tell: Callable[[str], None]) -> None:
+        self._keys = LiveKeyring(keyring.with_key(SEAL))
+        self._tell = tell
+        self._problem = ""
+
+    async def keep(self, ledger: Ledger, every: tuple[int, int], now: int) -> None:
+        """Take a checkpoint if one is due. Raises `LedgerUnavailable`."""
+        self._keys.refresh(now)
+        try:
+            await take(ledger, seal_keys(self._keys.keyring), every)
+        except (SealRefused, KeyringError) as error:
+            if error.detail != self._problem:
+                self._tell(error.detail)
+            self._problem = error.detail
+        else:
+            self._problem = ""
+
+
+def _named(keys: Sequence[SealKey], before: Checkpoint) -> SealKey:
+    wanted = before.next or before.key
+    for key in keys:
+        if key.public.hex() == wanted:
+            return key
+    raise SealRefused(
+        f"this ledger's checkpoints are signed by seal key {wanted[:16]}…, which is not in this keyring: copy the one"
+        " that has it, or see `tolsey audit rotate --help`"
+    )
+
+
+def _before(document: bytes | None, ledger: str) -> Checkpoint | None:
+    if document is None:
+        return None
+    try:
+        found = read(parse(document), is_signed)
+    except NotCanonical as error:
+        found = error.detail
+    if isinstance(found, str) or found.ledger != ledger:
+        raise SealRefused("the last checkpoint in the ledger is damaged; see `tolsey fsck`")
+    return found
