@@ -8,7 +8,7 @@ says why.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tolsey.errors import Refusal
 from tolsey.gateway import problems
@@ -16,6 +16,9 @@ from tolsey.gateway.bodies import Bodies
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
 from tolsey.token.chain import Chain
+
+if TYPE_CHECKING:
+    from tolsey.gateway.legs import Leg
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -76,7 +79,8 @@ class Client:
     `record` is that of its call: what passes here is counted in it. `chain` is there while the call is under way
     upstream, and to be cut should its token be revoked; `because` is what a call that was cut is refused with, if that
     is known. `timeout` is how many seconds of silence are borne on either side, once `wait_for` was called: before that
-    it is the ledger that is waited for, which has a limit of its own. `marks` are headers of every response.
+    it is the ledger that is waited for, which has a limit of its own. `marks` are headers of every response. `leg` is
+    the way to whoever serves the call, None for the usual one.
     """
 
     __slots__ = (
@@ -94,6 +98,7 @@ class Client:
         "because",
         "chain",
         "cut",
+        "leg",
         "marks",
         "max_duration",
         "record",
@@ -129,6 +134,7 @@ class Client:
         self.marks = marks
         self.timeout = self.max_duration = MAX_DURATION_SECONDS
         self.recorder: Recorder | None = None
+        self.leg: Leg | None = None
         self.started = False
         watch.add(self)
 
@@ -143,10 +149,11 @@ class Client:
         self._since = self._loop.time()
 
     def done(self) -> None:
-        """The call is over; nothing cancels it any more."""
+        """The call is over, or its client answered; nothing here cancels it any more."""
         self._watch.clients.discard(self)
         if self._room:
             self._watch.bodies.give(self._room)
+            self._room = 0
         if self._watcher is not None:
             self._watcher.cancel()
 

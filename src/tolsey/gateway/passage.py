@@ -20,8 +20,9 @@ from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, take_payment
+from tolsey.gateway.legs import Leg
 from tolsey.gateway.log import CallLog
-from tolsey.gateway.messages import Cleared, headers_down, hold_header, note_of, request_up, send_down, too_large
+from tolsey.gateway.messages import Cleared, hold_header, note_of, too_large
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.record import CallRecord
@@ -29,7 +30,7 @@ from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route, Routes
-from tolsey.gateway.upstream import Broken, Exchange, NotSent
+from tolsey.gateway.upstream import Broken, NotSent
 from tolsey.l402.offers import is_for
 from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Settle, Void
 from tolsey.pricing.answers import Answer
@@ -332,20 +333,10 @@ class Passage:
         if cleared is not None and cleared.claim is not None:
             client.recorder = Recorder()
         meter = self._meter(client, cleared, granted)
-        exchanging: Exchange | None = None
+        leg = client.leg or Leg()
         refusal: Refusal | None = None
         try:
-            exchanging = request_up(request, client, route, call, cleared, meter)
-            async with exchanging as exchange:
-                record.status = exchange.status
-                client.moved()
-                if meter is not None:
-                    meter.usage.head(exchange.status, exchange.headers)
-                elif cleared is not None:
-                    record.charge(cleared.quote.cost(exchange.status).nano, cleared.quote.price.unit)
-                headers = headers_down(route, exchange, record, cleared, granted, disclose_chain=self.disclose_chain)
-                await send_down(client, exchange, headers, meter)
-                record.note = str(exchange.status)
+            await leg.run(request, client, route, call, cleared, granted, meter, disclose_chain=self.disclose_chain)
         except NotSent as error:
             record.note = error.detail
             record.fault = "connect_timeout" if error.late else "connect"
@@ -367,7 +358,7 @@ class Passage:
             uncancel()
             refusal = client.because or Refusal("upstream_timeout", record.note)
         finally:
-            self._settle(client, cleared, granted, meter, exchanging is not None and exchanging.sent)
+            self._settle(client, cleared, granted, meter, leg.sent)
         if refusal is not None:
             record.refusal = refusal
             if client.started:
