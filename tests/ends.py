@@ -187,8 +187,8 @@ class End:
 class Client(End):
     """The end of a client, over TLS where a context says how the other end is known."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
-        sock = socket.create_connection((host, port), SECONDS)
+    def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, source: str = "") -> None:
+        sock = socket.create_connection((host, port), SECONDS, source_address=(source, 0))
         super().__init__(sock if tls is None else tls.wrap_socket(sock, server_hostname=host))
 
     def __enter__(self) -> "Client":

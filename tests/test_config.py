@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tolsey.call import METHODS, parse_pattern
 from tolsey.cli.template import TEMPLATE
-from tolsey.config import MAX_FILE, MAX_ROUTES, Config, load, problems, same_listener
+from tolsey.config import MAX_FILE, MAX_ROUTES, Config, load, problems
 from tolsey.config_lines import Key, dotted, locate, meets
 from tolsey.config_secrets import Secret
 from tolsey.errors import ConfigError
@@ -363,13 +363,6 @@ EVERY_PATH = ["/" + "/".join(s) + end for n in range(6) for s in itertools.produ
 def test_meets_agrees_with_matching(one: str, other: str, tail: str) -> None:
     patterns = [parse_pattern(text) for text in (one, other + tail)]
     assert meets(*patterns) == any(all(p.matches_path(path) for p in patterns) for path in EVERY_PATH)
-
-
-def test_two_listeners_on_one_port() -> None:
-    assert same_listener("127.0.0.1", 1, "localhost", 1)
-    assert same_listener("0.0.0.0", 1, "10.0.0.1", 1)
-    assert not same_listener("127.0.0.1", 1, "10.0.0.1", 1)
-    assert not same_listener("127.0.0.1", 1, "127.0.0.1", 2)
 
 
 def every_key(value: object, key: Key = ()) -> Iterator[Key]:

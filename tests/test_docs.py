@@ -310,6 +310,7 @@ def test_documents_shown_are_as_they_are_made(block: Block) -> None:
 SECTIONS = {
     "`[server]`": "[server]",
     "`[admin]`": "[admin]",
+    "`[decide]`": "[decide]",
     "`[keys]`": "[keys]",
     "`[ledger]`": "[ledger]",
     "`[seal]`": "[seal]",

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CONFIG_PARTS = "lines identity ledger overlaps observe payment prices secrets telemetry tls".split()  # noqa: SIM905 - shorter
+PARTS = "lines decide identity ledger overlaps observe payment prices secrets telemetry tls".split()  # noqa: SIM905 - shorter
 
 FLOORS = {
     "units": 0,
@@ -34,7 +34,7 @@ FLOORS = {
     "admin": 5,
     "cli": 6,
     "config": 6,
-    **dict.fromkeys([f"config_{part}" for part in CONFIG_PARTS], 6),
+    **dict.fromkeys([f"config_{part}" for part in PARTS], 6),
     "model_prices": 6,
     "testing": 6,
     "__main__": 6,
@@ -46,9 +46,9 @@ SDK = {"__init__", "approval", "httpx", "pay", "refusals"}
 
 SIDEWAYS = {
     ("audit", "ledger"),
-    *(("cli", part) for part in ("config", "config_payment", "config_secrets", "model_prices", "testing")),
-    *(("config", f"config_{part}") for part in CONFIG_PARTS),
-    *((f"config_{part}", "config_lines") for part in CONFIG_PARTS[1:]),
+    *(("cli", p) for p in ("config", "config_decide", "config_payment", "config_secrets", "model_prices", "testing")),
+    *(("config", f"config_{part}") for part in PARTS),
+    *((f"config_{part}", "config_lines") for part in PARTS[1:]),
     *((f"config_{part}", "config_secrets") for part in ("ledger", "telemetry")),
     *(("config_payment", part) for part in ("config_prices", "config_secrets")),
     ("model_prices", "config_prices"),

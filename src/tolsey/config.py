@@ -16,6 +16,7 @@ from typing import Final
 from tolsey import config_lines as lines
 from tolsey.admin.policy import Minting
 from tolsey.call import METHODS, Pattern, parse_pattern
+from tolsey.config_decide import Decide, read_decide, same_listener
 from tolsey.config_identity import read_minting
 from tolsey.config_ledger import Ledger, Seal, read_ledger, read_seal
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
@@ -50,7 +51,6 @@ _OWN_HEADERS: Final = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
     | {"transfer-encoding", "upgrade", "host", "content-length", "expect"}
 )
-_EVERY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound here
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,7 @@ class Config:
     generation: str
     server: Server
     admin: Admin
+    decide: Decide | None
     keys: Path
     ledger: Ledger
     seal: Seal
@@ -221,6 +222,8 @@ class _Reader:
         document, file = self.document, self.file
         server = self.server(document.table("server"))
         admin = self.admin(document.table("admin"), server)
+        listeners = (("server", server.host, server.port), ("admin", admin.host, admin.port))
+        decide = read_decide(document, listeners)
         keys = document.table("keys")
         keyring = keys.read("path", lines.file_in(file.parent), file.parent / "data/keys")
         keys.done()
@@ -244,8 +247,8 @@ class _Reader:
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
-            file, source, generation, server, admin, keyring, ledger, seal, limits, telemetry, agents, upstreams,
-            routes, models, payment, minting, warnings,
+            file, source, generation, server, admin, decide, keyring, ledger, seal, limits, telemetry, agents,
+            upstreams, routes, models, payment, minting, warnings,
         )  # fmt: skip
 
     def server(self, table: Table) -> Server:
@@ -396,9 +399,3 @@ def _route_pattern(value: object) -> Pattern:
 
 
 _ANYTHING: Final = parse_pattern("/*")
-
-
-def same_listener(host: str, port: int, other_host: str, other_port: int) -> bool:
-    """Whether two listeners would meet on one port."""
-    hosts = {"127.0.0.1" if name == "localhost" else name for name in (host, other_host)}
-    return port == other_port and (len(hosts) == 1 or bool(hosts & _EVERY_HOST))

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,8 @@ from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, M
 from tolsey.cli import logs
 from tolsey.cli.assemble import open_ledger, revocations_of
 from tolsey.cli.office import office_of
-from tolsey.config import Config, load, problems, same_listener
+from tolsey.config import Config, load, problems
+from tolsey.config_decide import same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
 from tolsey.gateway.counting import Row
 from tolsey.gateway.server import HttpServer
@@ -41,7 +42,7 @@ resolved.
 
 SETTLED = "settled holds of dead workers, or beyond their time, as unmetered"
 
-FIXED_SECTIONS = ("server", "admin", "keys", "ledger", "limits", "telemetry")
+FIXED_SECTIONS = ("server", "admin", "decide", "keys", "ledger", "limits", "telemetry")
 """What a reload cannot change; of `server` only where, with how many workers, and whether over TLS it listens."""
 
 READY_SECONDS = 30.0
@@ -65,14 +66,20 @@ class Said(msgspec.Struct, omit_defaults=True):
     failed: str | None = None
     problem: str | msgspec.UnsetType | None = msgspec.UNSET
     counts: list[Row] | None = None
+    reports: list[msgspec.Raw] | None = None
 
 
 class Child:
-    """One worker process, seen from here; what it counted goes to `metrics`."""
+    """One worker process, seen from here. What it counted goes to `metrics`, and reports that it has no use for are
+    handed to `pass_on`.
+    """
 
-    def __init__(self, number: int, metrics: Metrics) -> None:
+    def __init__(
+        self, number: int, metrics: Metrics, pass_on: Callable[["Child", Sequence[msgspec.Raw]], None]
+    ) -> None:
         self.number = number
         self._metrics = metrics
+        self._pass_on = pass_on
         self.ready = asyncio.Event()
         self.failed: str | None = None
         self.problem: str | None = None
@@ -106,12 +113,20 @@ class Child:
                 self.problem = said.problem
             if said.counts is not None:
                 self._metrics.take(self.number, said.counts)
+            if said.reports is not None:
+                self._pass_on(self, said.reports)
         self.ready.clear()
 
     def tell(self, config: Config, config_number: int) -> None:
         """Send the config to use, as it was accepted here. A worker that is not started yet will begin with it."""
+        self._say({"config": config.source.decode("utf-8"), "number": config_number})
+
+    def report(self, reports: Sequence[msgspec.Raw]) -> None:
+        """Hand over what became of calls; what is not for this worker it drops."""
+        self._say({"reports": reports})
+
+    def _say(self, message: Mapping[str, object]) -> None:
         if self._writer is not None:
-            message = {"config": config.source.decode("utf-8"), "number": config_number}
             self._writer.write(msgspec.json.encode(message) + b"\n")
 
     async def close(self) -> None:
@@ -135,7 +150,7 @@ class Supervisor:
         self._ledger = ledger
         self._notary = Notary(keyring, lambda problem: self._log.error("no checkpoint is taken", error=problem))
         self._metrics = Metrics(self._count)
-        self._children = [Child(number, self._metrics) for number in range(workers)]
+        self._children = [self._child(number) for number in range(workers)]
         self._restarts = self._expired = 0
         self._kept = True
         self._stopping = asyncio.Event()
@@ -145,6 +160,14 @@ class Supervisor:
         self._marked = -1
         self._housework = asyncio.Lock()
         self._revocations = Revocations(revocations_of(config, ledger.id), lambda: None)
+
+    def _child(self, number: int) -> Child:
+        return Child(number, self._metrics, self._pass_on)
+
+    def _pass_on(self, sender: Child, reports: Sequence[msgspec.Raw]) -> None:
+        for child in self._children:
+            if child is not sender:
+                child.report(reports)
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit status."""
@@ -156,7 +179,9 @@ class Supervisor:
             lambda: self.config, self._keyring, self._changing, self._revocations, self._problems, self._workers
         )
         admin = HttpServer(Listener(Health(self._problems, self._metrics.write), office))
-        _check_port(self.config.admin.host, self.config.admin.port)
+        for listener in (self.config.admin, self.config.decide):
+            if listener is not None:
+                _check_port(listener.host, listener.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -189,7 +214,9 @@ class Supervisor:
         await asyncio.gather(*(child.ready.wait() for child in self._children))
         scheme = "http" if self.config.server.tls is None else "https"
         url = f"{scheme}://{self.config.server.host}:{self.port}"
-        self._log.info("listening", url=url, admin=self._admin_url(), workers=self._workers)
+        decide = self.config.decide
+        others = {} if decide is None else {"decide": f"http://{decide.host}:{decide.port}"}
+        self._log.info("listening", url=url, admin=self._admin_url(), **others, workers=self._workers)
 
     def _admin_url(self) -> str:
         return f"http://{self.config.admin.host}:{self.config.admin.port}"
@@ -231,7 +258,7 @@ class Supervisor:
             ever_ready = ever_ready or became_ready
             status = await ending
             await child.close()
-            self._children[number] = Child(number, self._metrics)
+            self._children[number] = self._child(number)
             if not self._stopping.is_set():
                 self._restarts += 1
                 reason = {} if child.failed is None else {"reason": child.failed}
@@ -378,8 +405,9 @@ def serve(file: Path, *, port: int | None, workers: int | None, accept_lost_spen
     """Run a gateway until it is told to stop. Returns the exit status; raises `TolseyError` if it cannot start."""
     config = load(file, os.environ)
     port = config.server.port if port is None else port
-    if same_listener(config.server.host, port, config.admin.host, config.admin.port):
-        raise ConfigError("the data port and the admin port must differ", file=str(file), key="admin.port")
+    for name, listener in (("admin", config.admin), ("decide", config.decide)):
+        if listener is not None and same_listener(config.server.host, port, listener.host, listener.port):
+            raise ConfigError(f"the data port and the {name} port must differ", file=str(file), key=f"{name}.port")
 
     async def run() -> int:
         keyring = Keyring.open(config.keys)

@@ -4,8 +4,9 @@
 
 Standard input is a socket to the supervisor, with JSON lines both ways. The supervisor sends the config to use, first
 and at every reload, as it accepted it: `{"config": …, "number": …}`. This process sends `{"ready": true}`,
-`{"problem": …}`, and twice a second `{"counts": …}`, all that it has counted. The end of file means that the
-supervisor is gone, and then this process must be gone too.
+`{"problem": …}`, and twice a second `{"counts": …}`, all that it has counted. `{"reports": …}` go both ways: those of
+holds that another worker made. The end of file means that the supervisor is gone, and then this process must be gone
+too.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,9 +30,11 @@ from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.counting import FAILED_GROUPS, FENCED, NODE_AWAY, OPEN_CALLS, OPEN_HOLDS, UNREAD, Counts
+from tolsey.gateway.deciding import Decider, listen_for_logs
 from tolsey.gateway.desk import Desk
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.passage import Passage
+from tolsey.gateway.reports import Report
 from tolsey.gateway.server import HttpServer
 from tolsey.gateway.tallying import Tallying
 from tolsey.store.book import Book
@@ -55,10 +59,11 @@ SETTLE_SECONDS = 5.0
 
 
 class Message(msgspec.Struct):
-    """What the supervisor sends: a config that it accepted, and its number in the ledger."""
+    """What the supervisor sends: a config that it accepted, and its number in the ledger; or reports."""
 
-    config: str
-    number: int
+    config: str | None = None
+    number: int = 0
+    reports: list[Report] = []
 
 
 class Control:
@@ -75,7 +80,7 @@ class Control:
 
     def first(self) -> Message:
         """The first message. Blocks."""
-        while not (found := self.more()):
+        while not (found := [message for message in self.more() if message.config is not None]):
             pass
         return found[-1]
 
@@ -127,6 +132,7 @@ class Worker:
         self._calls: CallLog
         self._counts = Counts()
         self._gateway: Gateway
+        self._decider: Decider | None = None
         self._told: str | None = None
         self._node_away = False
         self.tls = None if self._config.server.tls is None else self._config.server.tls.server()
@@ -134,7 +140,7 @@ class Worker:
         self._closing: asyncio.Task[None] | None = None
 
     def _read(self, message: Message) -> tuple[Config, int]:
-        return parse(message.config.encode("utf-8"), self._file, os.environ), message.number
+        return parse((message.config or "").encode("utf-8"), self._file, os.environ), message.number
 
     def _forget(self) -> None:
         self._passage.verifier.memory.forget()
@@ -174,6 +180,10 @@ class Worker:
         if self._telemetry is not None:
             over.append(self._telemetry.over)
         self._gateway = Gateway(self._passage, over, None if self._telemetry is None else self._telemetry.begun)
+        if config.decide is not None:
+            self._decider = Decider(
+                self._gateway, reported=config.decide.reported, timeout=config.decide.timeout, pass_on=self._pass_on
+            )
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._command)
         loop.call_later(LOOK_SECONDS, self._look)
@@ -186,6 +196,17 @@ class Worker:
     def _cut_revoked(self) -> None:
         if self._config.server.revoked_calls == "cut":
             self._gateway.cut_revoked()
+
+    async def listen_to_proxies(self) -> list[HttpServer]:
+        """Open the decide port, if there is one."""
+        decide = self._config.decide
+        if decide is None or self._decider is None:
+            return []
+        server = HttpServer(self._decider)
+        await server.listen(decide.host, decide.port)
+        if decide.reported:
+            await listen_for_logs(self._decider, decide.host, decide.port)
+        return [server]
 
     def _complain(self, about: str) -> None:
         self._log.warning("telemetry is not sent", error=about)
@@ -205,8 +226,13 @@ class Worker:
     def _close_desk(self, desk: Desk) -> None:
         self._closing = asyncio.get_running_loop().create_task(desk.invoicer.close())
 
+    def _pass_on(self, reports: Sequence[Report]) -> None:
+        self._control.tell(reports=reports)
+
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
+        if self._decider is not None:
+            await self._decider.close()
         self._gateway.hand_on()
         self._tallying.sample()
         self._tallying.flush()
@@ -248,7 +274,10 @@ class Worker:
 
     def _command(self) -> None:
         for message in self._control.more():
-            self._reload(message)
+            if message.config is not None:
+                self._reload(message)
+            elif self._decider is not None:
+                self._decider.take(message.reports)
 
     def _reload(self, message: Message) -> None:
         try:
@@ -279,12 +308,13 @@ class Worker:
 async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
     server = HttpServer(await worker.start())
     await server.listen(host, port, worker.tls)
+    servers = [server, *await worker.listen_to_proxies()]
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     control.tell(ready=True)
     await stopping.wait()
-    await server.drain(DRAIN_SECONDS)
+    await asyncio.gather(*(each.drain(DRAIN_SECONDS) for each in servers))
     await worker.stop()
     control.finish()
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import answer_approvals, is_approval
 from tolsey.gateway.client import Client, Cut, Receive, Send, Watch
+from tolsey.gateway.legs import Leg
 from tolsey.gateway.own import OWN_PREFIX, answer_own
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.record import CallRecord
-from tolsey.gateway.request import read_request
+from tolsey.gateway.request import Request, read_request
 from tolsey.gateway.shop import answer_shop, is_shop
 
 BATCH: Final = 64
@@ -71,18 +72,37 @@ class Gateway:
         """One ASGI scope."""
         if scope["type"] != "http":
             raise NotImplementedError(f"{scope['type']} is not served")
-        passage = self._passage
-        at, began = passage.now(), time.perf_counter_ns()
         request = read_request(scope)
-        record, has_body = CallRecord(at, began, scope["method"], scheme=scope["scheme"]), True
+        has_body = isinstance(request, Refusal) or request.size != 0
+        await self.take(request, scope, receive, send, has_body=has_body)
+
+    async def take(
+        self,
+        request: Request | Refusal,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        *,
+        has_body: bool,
+        leg: Leg | None = None,
+        own: bool = True,
+    ) -> None:
+        """Answer a request that was read from a scope, or why it could not be. `has_body` is whether its body is to be
+        received, `leg` its way to whoever serves it; without `own` the gateway's own paths are as any other.
+        """
+        passage = self._passage
+        record = CallRecord(passage.now(), time.perf_counter_ns(), scope["method"], scheme=scope["scheme"])
         if not isinstance(request, Refusal):
-            record.path, record.trace, has_body = request.path, request.trace, request.size != 0
+            record.method, record.path, record.trace = request.method, request.path, request.trace
         client = Client(self._watch, receive, send, record, has_body=has_body, marks=passage.marks)
+        client.leg = leg
         if self._begun is not None:
             self._begun(record)
         try:
             if isinstance(request, Refusal):
                 await client.refuse(request)
+            elif not own:
+                await passage.serve(request, client)
             elif is_shop(passage.desk, request.path):
                 record.own = True
                 await answer_shop(passage, request, client)

@@ -84,7 +84,14 @@ def headers_down(
     """The upstream's headers, and what the call cost; with `disclose_chain` what is left on the chain too."""
     upstream = route.upstream
     headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
-    headers += hold_header(record)
+    return headers + funds_headers(record, cleared, granted, disclose_chain=disclose_chain)
+
+
+def funds_headers(
+    record: CallRecord, cleared: Cleared | None, granted: Granted | None, *, disclose_chain: bool
+) -> list[tuple[bytes, bytes]]:
+    """What is held for a call, and what it costs as far as that is known."""
+    headers = list(hold_header(record))
     if record.cost is not None:
         headers.append((b"tolsey-cost", record.cost.encode("ascii")))
     elif granted is not None and cleared is not None:

@@ -40,6 +40,7 @@ class Meter:
         self._explain = explain
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
+        self._took: int | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -63,6 +64,23 @@ class Meter:
         await self._pay()
         return found
 
+    async def report(self, sent: int | None, received: int | None, ns: int | None) -> bool:
+        """What others measured of a call that they served, now that it is over: it is held as far as there is money.
+        Returns whether it is all that the price asks for.
+        """
+        price, usage = self._quote.price, self.usage
+        if (received is None and price.per_response_mb) or (
+            sent is None and price.per_request_mb and self._quote.size is None
+        ):
+            return False
+        usage.received = received or 0
+        usage.sent = sent if self._quote.size is None and sent is not None else usage.sent
+        self._took = ns
+        self.stop()
+        if self._quote.step and self._quote.so_far(usage) > self.held:
+            await self._extend()
+        return True
+
     def stop(self) -> None:
         """The call is over, and its time is known."""
         for timer in self._timers:
@@ -72,6 +90,8 @@ class Meter:
         self.usage.ns = self._ns()
 
     def _ns(self) -> int:
+        if self._took is not None:
+            return self._took
         return round((self._loop.time() - self._since) * 1_000_000_000)
 
     def _arm(self) -> None:
