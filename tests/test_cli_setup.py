@@ -22,7 +22,11 @@ from tolsey.token.macaroon import Macaroon, verify
 
 MINT = ("mint", "--label", "a", "--budget", "1 USD")
 ENV = {"SEARCH_API_KEY": "sk-sesame"}
-GROUPS = {"keys": ("list", "rotate", "drop"), "audit": ("verify", "key", "checkpoint")}
+GROUPS = {
+    "keys": ("list", "rotate", "drop"),
+    "audit": ("verify", "key", "checkpoint"),
+    "alerts": ("list", "retry", "test"),
+}
 LEAVES = [(name,) for name in COMMANDS if name not in GROUPS] + [
     (group, name) for group, names in GROUPS.items() for name in names
 ]

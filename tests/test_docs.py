@@ -321,10 +321,18 @@ SECTIONS = {
     "`[[route]]`": "[[route]]",
     "`[[model]]`": "[[model]]",
     "`[payment]`": "[payment]",
+    "`[alerts]`": "[alerts]",
     "`[[oidc]]`": "[[oidc]]",
     "`[[mint_policy]]`": "[[mint_policy]]",
 }
-ENV = {"SEARCH_API_KEY": "k", "COLLECTOR_KEY": "k", "LND_INVOICE_MACAROON": "00"}
+ENV = {
+    "SEARCH_API_KEY": "k",
+    "COLLECTOR_KEY": "k",
+    "LND_INVOICE_MACAROON": "00",
+    "ALERT_URL": "https://hooks.example/x",
+    "ALERT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+}
+ALERTS = '[alerts]\nurl = "https://h.example"\nsecret = "${ALERT_SECRET}"\n'
 UPSTREAM = '[[upstream]]\nname = "u"\nurl = "http://u.example"\n'
 MODEL = '[[model]]\nname = "m"\ninput = "1 USD"\noutput = "1 USD"\n'
 PAYMENT = '[payment]\nbackend = "fake"\noffer = [{ name = "o" }]\n'
@@ -368,6 +376,7 @@ def test_the_defaults_are_as_explained(section: str, tmp_path: Path) -> None:
         "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n',
         "[[model]]": MODEL,
         "[payment]": PAYMENT,
+        "[alerts]": ALERTS,
         "[[oidc]]": OIDC,
         "[[mint_policy]]": OIDC + POLICY + BOUNDS,
     }

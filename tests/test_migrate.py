@@ -46,6 +46,7 @@ def token(config: Path, c: tuple[str, str]) -> str:
     answer("revoke", token, "--link", "0", *c)
     with database(book(config)) as db:
         db.execute("INSERT INTO tally VALUES (494000, 'a worker', '{}', '{}')")
+        db.execute("INSERT INTO alert VALUES ('a', 1, 'test', '{}', NULL, 0, 1, 'waiting', '')")
         db.execute(
             "INSERT INTO question (id, at, until, root, prefix_id, labels, ticket, method, path, query, nano, unit,"
             " purpose) VALUES ('q1', 1, 2, 'r', 'p', 'a/b', 't', 'GET', '/x', '', 7, 'USD', '')"

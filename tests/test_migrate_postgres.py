@@ -91,6 +91,9 @@ def file(tmp_path: Path) -> Path:
             assert not isinstance(ledger.run([event], now)[0], Unknown)
         revise(ledger, Revoke("a" * 32, LONG, "by somebody"), now)
         ledger.tally([TallyRow(now // HOUR, "a worker", "{}", "{}")])
+        ledger.change(
+            lambda db, _: db.execute("INSERT INTO alert VALUES ('a', 1, 't', '{}', NULL, 0, 1, 'sent', '')"), now
+        )
         question = Question("q1", now, now + HOUR, "r", "p", "a/b", "t", "GET", "/x", "y=1", 7, "USD", "why")
         assert ledger.change(lambda db, _: ask(db, question), now)
         ledger.change(

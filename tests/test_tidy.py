@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PARTS = "lines decide identity ledger overlaps observe payment prices secrets telemetry tls".split()  # noqa: SIM905 - shorter
+CONFIG_PARTS = sorted(path.stem.removeprefix("config_") for path in (ROOT / "src/tolsey").glob("config_*.py"))
 
 FLOORS = {
     "units": 0,
@@ -34,7 +34,7 @@ FLOORS = {
     "admin": 5,
     "cli": 6,
     "config": 6,
-    **dict.fromkeys([f"config_{part}" for part in PARTS], 6),
+    **dict.fromkeys([f"config_{part}" for part in CONFIG_PARTS], 6),
     "model_prices": 6,
     "testing": 6,
     "__main__": 6,
@@ -46,11 +46,10 @@ SDK = {"__init__", "approval", "httpx", "pay", "refusals"}
 
 SIDEWAYS = {
     ("audit", "ledger"),
-    *(("cli", p) for p in ("config", "config_decide", "config_payment", "config_secrets", "model_prices", "testing")),
-    *(("config", f"config_{part}") for part in PARTS),
-    *((f"config_{part}", "config_lines") for part in PARTS[1:]),
-    *((f"config_{part}", "config_secrets") for part in ("ledger", "telemetry")),
-    *(("config_payment", part) for part in ("config_prices", "config_secrets")),
+    *(("cli", part) for part in ("config", "model_prices", "testing", *(f"config_{part}" for part in CONFIG_PARTS))),
+    *(("config", f"config_{part}") for part in CONFIG_PARTS),
+    *((f"config_{part}", f"config_{of}") for part in CONFIG_PARTS for of in ("lines", "secrets")),
+    ("config_payment", "config_prices"),
     ("model_prices", "config_prices"),
     ("__main__", "cli"),
 }

@@ -16,6 +16,7 @@ from typing import Final
 from tolsey import config_lines as lines
 from tolsey.admin.policy import Minting
 from tolsey.call import METHODS, Pattern, parse_pattern
+from tolsey.config_alerts import AlertsTo, read_alerts
 from tolsey.config_decide import Decide, read_decide, same_listener
 from tolsey.config_identity import read_minting
 from tolsey.config_ledger import Ledger, Seal, read_ledger, read_seal
@@ -142,6 +143,7 @@ class Config:
     models: tuple[Model, ...]
     payment: Payment | None
     minting: Minting
+    alerts: AlertsTo | None
     warnings: tuple[str, ...]
 
 
@@ -243,12 +245,13 @@ class _Reader:
             payment = bind(payment, routes, lambda number, fault: tables[number].complain("offers", fault))
         models = read_models(document.tables("model", MAX_MODELS))
         minting = read_minting(document, file.parent)
+        alerts = read_alerts(document.table("alerts"), self.env, sends=self.sends)
         document.done()
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))
         generation = sha256(source).hexdigest()[:12]
         return Config(
             file, source, generation, server, admin, decide, keyring, ledger, seal, limits, telemetry, agents,
-            upstreams, routes, models, payment, minting, warnings,
+            upstreams, routes, models, payment, minting, alerts, warnings,
         )  # fmt: skip
 
     def server(self, table: Table) -> Server:

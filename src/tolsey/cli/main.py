@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "migrate": "tolsey.cli.copying",
     "compact": "tolsey.cli.compacting",
     "keys": "tolsey.cli.keys",
+    "alerts": "tolsey.cli.alerting",
     "approver": "tolsey.cli.approving",
     "approvals": "tolsey.cli.approving",
     "approve": "tolsey.cli.approving",

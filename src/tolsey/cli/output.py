@@ -38,6 +38,8 @@ TITLES: Final[Mapping[str, str]] = {
     "file_unusable": "A file cannot be used",
     "grant_refused": "This cannot be granted",
     "question_unknown": "No such question is open",
+    "alert_unknown": "No such alert was given up",
+    "alerts_off": "Alerts go nowhere",
     "hold_refused": "This cannot be done with the hold",
     "hold_unknown": "No such hold",
     "httpx_missing": "HTTP cannot be spoken here",

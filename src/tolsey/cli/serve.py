@@ -23,6 +23,7 @@ from tolsey.admin.health import Health
 from tolsey.admin.listener import Listener
 from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, Metrics, about
 from tolsey.cli import logs
+from tolsey.cli.alarm import Alarm
 from tolsey.cli.assemble import open_ledger, revocations_of
 from tolsey.cli.office import office_of
 from tolsey.config import Config, load, problems
@@ -188,11 +189,13 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         await admin.listen(self.config.admin.host, self.config.admin.port)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
-        house = asyncio.create_task(self._keep_house())
+        alarm = Alarm(self._changing, lambda: self.config.alerts, self._log)
+        chores = [asyncio.create_task(self._keep_house()), asyncio.create_task(alarm.run())]
         try:
-            return await self._until_stopped([*keepers, house])
+            return await self._until_stopped([*keepers, *chores])
         finally:
-            house.cancel()
+            for chore in chores:
+                chore.cancel()
             await self._stop(keepers)
             await admin.drain(0)
             await self._end_house()

@@ -8,7 +8,7 @@ live store. What engines share stands here, and nothing above knows which one it
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
 
 from tolsey.audit.seal import Gap, Head
 from tolsey.ledger.approving import Asked, Question
@@ -117,6 +117,12 @@ class Ledger(Protocol):
 
     async def checkpoint(self, make: Make) -> bytes | None:
         """Add the checkpoint that `make` makes, and return it. Nobody else adds one meanwhile."""
+
+    async def transact(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        """Run SQL in one transaction, durable when it returns; the rows of each statement. Parameters are written `$1`.
+
+        For what is no money: alerts.
+        """
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put these in the place of what the same process had counted, durably, and drop some that are too old."""
@@ -252,6 +258,19 @@ class RolledRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertRow:
+    """One alert; `state` is `waiting`, `sent` or `dead`, `body` JSON, `fault` what went wrong the last time."""
+
+    id: str
+    at: int
+    kind: str
+    body: str
+    state: str
+    tries: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class PaymentRow:
     """A payment and the purse that it opened: `paid` in nano-sat, the figures of the purse in nano-units of `unit`."""
 
@@ -346,6 +365,9 @@ class Snapshot(Protocol):
 
     def payments(self) -> Iterator[PaymentRow]:
         """Every payment, in order; of the limit of its purse, grants are a part."""
+
+    def alerts(self) -> Iterator[AlertRow]:
+        """Every alert that is kept, newest first."""
 
     def questions(self) -> Iterator[Asked]:
         """Every question that is kept, oldest first."""

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger.approving import Asked, Question
@@ -146,7 +146,7 @@ class EmbeddedLedger:
 
     async def asked(self, id_: str) -> Asked | None:
         """A question with what was said to it."""
-        return await self._in_thread(self._ledger.find, id_)
+        return await self._in_thread(self._ledger.look, lambda db, _: approvals_sqlite.find(db, id_))
 
     async def answer(self, id_: str, *, granted: bool, note: str) -> Asked | None:
         """Answer a question."""
@@ -171,6 +171,19 @@ class EmbeddedLedger:
     async def checkpoint(self, make: Make) -> bytes | None:
         """Add the checkpoint that `make` makes."""
         return await self._in_thread(self._ledger.change, lambda db, _: checkpoint(db, make), self._now())
+
+    async def transact(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        """Run SQL in one transaction. What only reads keeps no writer waiting."""
+
+        def work(db: sqlite3.Connection, _: int) -> list[list[tuple[Any, ...]]]:
+            return [
+                db.execute(sql, {str(n): value for n, value in enumerate(values, 1)}).fetchall()
+                for sql, values in statements
+            ]
+
+        if all(sql.lstrip().startswith(("SELECT", "WITH")) for sql, _ in statements):
+            return await self._in_thread(self._ledger.look, work)
+        return await self._in_thread(self._ledger.change, work, self._now())
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

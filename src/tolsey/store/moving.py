@@ -42,6 +42,7 @@ TABLES: Final = (
     Table("checkpoint", ("n", "document")),
     Table("checkpointed", ("log", "entries")),
     Table("entry", _ENTRY),
+    Table("alert", ("id", "at", "kind", "body", "until", "tries", "next", "state", "fault")),
     Table("question", (*Question._fields, "granted", "answered", "note")),
     Table("revocation", ("id", "since", "expires", "note", "entry")),
     Table("tally", ("hour", "source", "key", "counts")),

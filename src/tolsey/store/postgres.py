@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -357,6 +357,11 @@ class PostgresLedger:
             if session.warned:
                 raise _Unknown("waiting for the standby was given up")
             return revised
+
+    async def transact(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        """Run SQL in one transaction."""
+        async with self._using("the ledger cannot be written") as session, session.db.transaction():
+            return [[tuple(row) for row in await session.db.fetch(sql, *values)] for sql, values in statements]
 
     async def tally(self, rows: Sequence[TallyRow]) -> None:
         """Put rows in the place of those with the same keys."""

@@ -10,6 +10,7 @@ from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.revoking import Revocation
 from tolsey.store.contract import (
     AccountRow,
+    AlertRow,
     EntryRow,
     HoldRow,
     OwnerRow,
@@ -131,6 +132,11 @@ class Queries(ABC):
     def holds(self) -> Iterator[HoldRow]:
         """The open holds, oldest first."""
         return self._rows(HoldRow, _HOLDS)
+
+    def alerts(self) -> Iterator[AlertRow]:
+        """Every alert that is kept, newest first."""
+        query = "SELECT id, at, kind, body, state, tries, fault FROM alert ORDER BY at DESC, id"
+        return self._rows(AlertRow, query)
 
     def questions(self) -> Iterator[Asked]:
         """Every question that is kept, oldest first."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tolsey.errors import LedgerMissing, LedgerRefused, LedgerUnavailable
-from tolsey.ledger.approving import Asked
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import (
     Conflict,
@@ -33,7 +32,6 @@ from tolsey.ledger.events import (
     Shortfall,
 )
 from tolsey.ledger.rules import apply
-from tolsey.store import approvals_sqlite
 from tolsey.store.contract import TALLIED_HOURS, TallyRow
 from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.queries import check_moved
@@ -53,7 +51,7 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 SEALED_FROM: Final = 8
@@ -326,9 +324,9 @@ class SqliteLedger:
         return self._rows.sealer
 
     @errors_of("the ledger cannot be read")
-    def find(self, id_: str) -> Asked | None:
-        """A question with what was said to it."""
-        return approvals_sqlite.find(self._db, id_)
+    def look(self, work: Callable[[sqlite3.Connection, int], _R]) -> _R:
+        """Let `work` read the ledger."""
+        return work(self._db, self._last_at)
 
     @errors_of("the ledger cannot be written")
     def tally(self, rows: Sequence[TallyRow]) -> None:
