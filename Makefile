@@ -9,7 +9,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy docs proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test-package: setup ## build wheel and sdist, install each with pip alone, run t
 test-deploy: setup deploy/$(VENV)/.locked ## check deploy/ with the tools that those files are for
 	@$(BIN)/python -m pytest -q -m deploy tests/test_deploy.py $(ARGS)
 
+docs: setup docs/$(VENV)/.locked ## build the docs site in .site/html; a link that leads nowhere is an error
+	@$(BIN)/python docs/assemble.py .site/pages
+	@NO_MKDOCS_2_WARNING=1 docs/$(BIN)/mkdocs build --strict --quiet
+
 proofs: setup ## visit every state of the ledger's model, half a minute
 	@$(BIN)/python -m proofs --thorough $(ARGS)
 
@@ -67,9 +71,10 @@ lock: ## write the lock files anew with the newest versions; needs uv
 	@$(LOCK) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
 	@$(LOCK) examples/requirements.in --output-file examples/requirements.lock
 	@$(LOCK) deploy/requirements.in --output-file deploy/requirements.lock
+	@$(LOCK) docs/requirements.in --output-file docs/requirements.lock
 
 clean: ## remove .venv, caches and build output
-	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) js/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) docs/$(VENV) .site js/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	@find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A changed lock file makes .venv anew, so that nothing is left over from the old one.

@@ -32,7 +32,7 @@ from tolsey.token.macaroon import Macaroon
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted(page for page in DOCS.rglob("*.md") if ".venv" not in page.parts))
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -181,7 +181,7 @@ def test_python_snippets_run(block: Block, token: str, monkeypatch: pytest.Monke
 
 def script(page: str, port: int, admin: int, upstream: int) -> str:
     """A page's quickstart and what follows it, on free ports; as a person would, it waits for the gateway."""
-    texts = [block.text for block in blocks("sh") if block.page == page and "tolsey " in block.text]
+    texts = [block.text for block in blocks("sh") if block.page == page and not block.text.startswith("make ")]
     on = {"8402": str(port), "9000": str(upstream)}
     text = re.sub(r"\b(?:8402|9000)\b", lambda found: on[found[0]], "\n".join(texts))
     assert text.count("tolsey serve &\n") == 1
@@ -204,7 +204,7 @@ def run(text: str, folder: Path) -> tuple[int, str]:
             ["sh", "-c", text], cwd=folder, env=ours, stdout=file, stderr=file, start_new_session=True
         )
         try:
-            status = shell.wait(timeout=30)
+            status = shell.wait(timeout=150)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)

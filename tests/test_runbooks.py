@@ -14,7 +14,7 @@ import pytest
 
 from tests import postgres
 from tests.cli import answer
-from tests.gateways import Gateway, lay_out, until
+from tests.gateways import Gateway, child_of, lay_out, until
 from tests.postgres import Server
 from tests.swarm import ending, free_port
 from tests.test_docs import DOCS, run
@@ -100,12 +100,14 @@ def spend(gateway: Gateway, token: str, calls: int) -> str:
 def test_a_key_that_got_out(gateway: Gateway, play: Play) -> None:
     old, admin = (Keyring.open(gateway.keys).current(kind)[0] for kind in (CAPABILITY, ADMIN))
     token = gateway.token()
+    (gateway.file.parent / "lost.txt").write_text(child_of(token, "label = lost n"))
     refused = (
         f"until curl -s -H 'Authorization: Bearer {token}' http://127.0.0.1:{gateway.port}/x | grep token_forged\n"
     )
     said = play(spend(gateway, token, 2) + commands("key-compromise.md") + refused + "do sleep 0.1; done\n", **{
         "79125265": old})  # fmt: skip
     assert f"dropped {old}" in said
+    assert "revoked Link 2 (lost)" in said
     keyring = Keyring.open(gateway.keys)
     assert old not in keyring.key_ids(CAPABILITY)
     assert (admin, keyring.current(ADMIN)[0] == admin) == (keyring.key_ids(ADMIN)[0], False)
