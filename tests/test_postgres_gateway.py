@@ -4,9 +4,11 @@ Retry-After, nothing is served that is not in the journal, and no restart is nee
 
 import asyncio
 import itertools
+import math
 import re
 import secrets
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,11 +17,14 @@ from pathlib import Path
 import pytest
 
 from tests import swarm
+from tests.cli import tolsey
 from tests.postgres import Server, add_up, place, rows, server
 from tests.proxy import Proxy
 from tests.reading import fsck
 from tests.swarm import Answer, Client, Gateway, Upstream, until
+from tolsey import attenuate
 from tolsey.store.postgres_snapshot import PostgresSnapshot
+from tolsey.store.revocations import FRESH_SECONDS
 
 LIMIT = 1000
 """What the token may spend, in USD; a call costs 0.01."""
@@ -34,25 +39,36 @@ def on_postgres(folder: Path, upstream: Upstream, url: str, *, timeout: float = 
 
 
 class Load:
-    """Many clients that call without end. `answers` counts statuses; `refusals` has one answer of each 5xx."""
+    """Many clients that call without end, each time another item, from number `first` on. `answers` counts statuses;
+    `refusals` has one answer of each 5xx. `late` are those that were served although they were sent later than
+    `not_after` says.
+    """
 
-    def __init__(self, gateways: list[Gateway], token: str, clients: int = 6) -> None:
+    def __init__(self, gateways: list[Gateway], token: str, clients: int = 6, first: int = 0) -> None:
         self.answers: Counter[int] = Counter()
         self.refusals: dict[int, Answer] = {}
+        self.late = 0
+        self._last = math.inf
         self._stop = False
         self._token = token
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(first)
         self._tasks = [asyncio.create_task(self._client(gateways[n % len(gateways)])) for n in range(clients)]
 
     async def _client(self, gateway: Gateway) -> None:
         async with Client(gateway.port) as client:
             while not self._stop:
+                sent = time.monotonic()
                 answer = await client.call(self._token, f"{swarm.ITEM}{next(self._numbers)}")
                 self.answers[answer.status] += 1
+                self.late += answer.status == 200 and sent > self._last
                 if answer.status >= 500:
                     self.refusals[answer.status] = answer
                 if answer.status != 200:
                     await asyncio.sleep(0.01)
+
+    def not_after(self, instant: float) -> None:
+        """No call that is sent after this instant of `time.monotonic()` may be served."""
+        self._last = instant
 
     async def more(self, status: int, count: int = 20) -> None:
         """Wait for more answers with this status."""
@@ -176,3 +192,36 @@ async def test_failover(tmp_path: Path) -> None:
                 refused_well(load)
         finally:
             standby.kill()
+
+
+@pytest.mark.slow
+async def test_two_gateways_under_load_clear_nothing_that_was_revoked_a_second_before(
+    postgres: Server, tmp_path: Path
+) -> None:
+    """Two workers each; some tokens of a team are revoked one after the other, the team's own last."""
+    url = postgres.database()
+    with swarm.upstream(tmp_path) as upstream:
+        found = [on_postgres(tmp_path, upstream, url, timeout=5.0, name=f"gateway{n}") for n in range(2)]
+        with swarm.ending(*found):
+            for gateway in found:
+                await gateway.start()
+            team = found[0].mint("label = team n", f"budget = {LIMIT} USD")
+            children = [attenuate(team, label=f"child {n}", budget="100 USD") for n in range(4)]
+            tokens = (*children, team)
+            loads = [Load(found, token, clients=4, first=n * 10**6) for n, token in enumerate(tokens)]
+            for load in loads:
+                await load.more(200)
+            for token, load in zip(tokens, loads, strict=True):
+                words = ("revoke", "-", "-c", str(found[1].file))
+                status, _, err = await asyncio.to_thread(tolsey, *words, stdin=token, env=found[1].env)
+                assert status == 0, err
+                load.not_after(time.monotonic() + FRESH_SECONDS)
+            for load in loads:
+                await load.more(403, 100)
+            for load in loads:
+                await load.end()
+                assert load.answers.keys() == {200, 403}
+                assert load.late == 0
+            for gateway in found:
+                await gateway.stop()
+            await nothing_was_served_uncounted(url, upstream)
