@@ -141,3 +141,15 @@ def test_no_token_is_printed(c: tuple[str, str], token: str) -> None:
         status, out, err = tolsey(*words, *c)
         assert status == (0 if words[1] == token else 1)
         assert token[10:40] not in out + err
+
+
+def test_verify_says_so(c: tuple[str, str], config: Path, token: str) -> None:
+    grandchild = child(token, "c")
+    assert answer("verify", "-", *c, stdin=grandchild)["revoked"] is None
+    found = answer("revoke", "-", *c, stdin=token)
+    assert answer("verify", "-", *c, stdin=grandchild)["revoked"] == found["prefix_id"]
+    status, out, err = invoke("verify", "-", *c, stdin=grandchild)
+    assert (status, out.splitlines()[0].split()[0]) == (0, "VERIFIED")
+    assert f"every call is refused: the token of b was revoked (prefix id {found['prefix_id']})" in err
+    assert refusal("verify", "-", "--path", "/api/v1/search", *c, stdin=grandchild)["code"] == "token_revoked"
+    assert answer("verify", "-", "--path", "/open", *c, stdin=grandchild)["call"]["mode"] == "public"

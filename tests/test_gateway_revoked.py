@@ -280,7 +280,8 @@ def test_a_gateway_that_cannot_read_what_is_revoked_refuses(own: Gateway, upstre
     token = own.token()
     away = own.ledger.with_name("away")
     os.rename(own.ledger, away)
-    until(lambda: own.ask("GET", "/free/x", token=token).status == 503, "a second is over", FRESH_SECONDS + 1)
+    done = time.monotonic()
+    until(lambda: time.monotonic() > done + FRESH_SECONDS, "a second is over")
     with upstream.hears_nothing():
         for target in ("/free/x", "/x", "/.tolsey/balance"):
             answered = own.ask("GET", target, token=token)

@@ -9,7 +9,7 @@ import typer
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Token, read_token
 from tolsey.cli.output import CallRefused, UsageError, emit, printable, table, warn
 from tolsey.cli.program import command, new_app
-from tolsey.errors import Refusal
+from tolsey.errors import LedgerMissing, Refusal
 from tolsey.units import Amount, format_nano
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def verify(
     """Say whether a token is genuine, and what it may do here.
 
     Shows its Links and caveats with their prefix ids, and the accounts that its calls are charged to; of a paid token
-    also what it was sold for, and with `<macaroon>:<preimage>` whether it is paid. With --path, says
-    also whether a call would be cleared now, what it would cost, and which accounts would be charged: exit status 1 if
-    it would be refused. Nothing is charged, and whether the money is there is not looked at.
+    also what it was sold for, and with `<macaroon>:<preimage>` whether it is paid. Says whether it is revoked; with
+    --path, also whether a call would be cleared now, what it would cost, and which accounts would be charged: exit
+    status 1 if it would be refused. Nothing is charged, and whether the money is there is not looked at.
     """
     from tolsey.cli.place import read_keyring
     from tolsey.token.chain import CAPABILITY, L402
@@ -75,7 +75,9 @@ def verify(
         "problems": list(found.problems),
         "payment": None if payment is None else {"hash": payment.hash, "sat": str(payment.sat), "proved": bool(colon)},
     }
-    outcome = None if path is None else _try(config, chain, method or "GET", path, peer)
+    revoked = _revoked(config, chain)
+    data["revoked"] = None if revoked is None else revoked.prefix_id
+    outcome = None if path is None else _try(config, chain, revoked, method or "GET", path, peer)
     if isinstance(outcome, dict):
         data["call"] = outcome
 
@@ -84,7 +86,7 @@ def verify(
         if payment is not None:
             proof = "its preimage is right" if colon else "whether it was paid only its preimage can tell"
             print(f"It was sold for {payment.sat} sat, payment hash {payment.hash}; {proof}.")
-        for problem in found.problems:
+        for problem in (*found.problems, *([] if revoked is None else [_words(revoked)])):
             warn(f"every call is refused: {problem}")
         if isinstance(outcome, dict):
             _show_call(outcome)
@@ -99,8 +101,27 @@ def _account(account: "Account") -> dict[str, object]:
     return {"id": account.id, "parent": account.parent, "label": account.label, "unit": account.unit, "limit": limit}
 
 
-def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) -> dict[str, object] | Refusal:
-    """What the gateway would decide about a call, without the ledger."""
+def _revoked(config: "Config", chain: "Chain") -> Refusal | None:
+    """Why the token is refused if it is revoked. Where no ledger was made yet, nothing is."""
+    from tolsey.cli.ledgers import snapshot_of
+    from tolsey.ledger.revoking import refusal_of
+
+    try:
+        with snapshot_of(config) as snapshot:
+            ids = frozenset(each.id for each in snapshot.revocations())
+    except LedgerMissing:
+        return None
+    return refusal_of(chain, ids)
+
+
+def _words(revoked: Refusal) -> str:
+    return f"{revoked.detail} (prefix id {revoked.prefix_id})"
+
+
+def _try(
+    config: "Config", chain: "Chain", revoked: Refusal | None, method: str, target: str, peer: str
+) -> dict[str, object] | Refusal:
+    """What the gateway would decide about a call, without the money."""
     from tolsey.call import Call, path_fault, query_fault
     from tolsey.cli.assemble import routes_of
     from tolsey.gateway.routes import Mode
@@ -119,7 +140,7 @@ def _try(config: "Config", chain: "Chain", method: str, target: str, peer: str) 
     if route.mode is Mode.PUBLIC:
         return call | {"price": None, "charged": []}
     made = Call(method, path, query, peer, time.time_ns(), route.upstream.name)
-    clearance = clear(chain, made)
+    clearance = revoked or clear(chain, made)
     if isinstance(clearance, Refusal):
         return clearance
     if not is_for(chain, route.offers):
