@@ -15,8 +15,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench import BenchError, Missing, flood, gateway, install, ledger, machine, memory, quick, report, speed
+from bench import (
+    BenchError,
+    Missing,
+    flood,
+    gateway,
+    install,
+    ledger,
+    machine,
+    memory,
+    page,
+    quick,
+    report,
+    sheets,
+    speed,
+)
 from bench.contestants import CONTESTANTS, NAMES, Contestant
+from bench.jobs import JOBS
 from bench.versions import version
 
 
@@ -32,6 +47,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=_positive, help="of load in each round (default 4)")
     parser.add_argument("--rounds", type=_positive, help="how often each contestant runs (default 3)")
     parser.add_argument("--only", type=_names, metavar="A,B", help=f"some of: {', '.join(NAMES)}")
+    parser.add_argument("--jobs", type=_jobs, metavar="A,B", help=f"some of: {', '.join(job.name for job in JOBS)}")
+    parser.add_argument("--rates", type=_rates, metavar="N,M", help="fixed rates, calls a second (default 500,2000)")
+    parser.add_argument("--write", action="store_true", help="write the figures into docs/performance.md")
     parser.add_argument("--tokens", type=_positive, help="memory: how many distinct tokens (default 100000)")
     parser.add_argument("--large", action="store_true", help="ledger: up to 1,000,000 accounts and 10,000,000 entries")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw results")
@@ -46,10 +64,22 @@ def _positive(text: str) -> int:
 
 
 def _names(text: str) -> list[str]:
+    return _some(text, NAMES)
+
+
+def _jobs(text: str) -> list[str]:
+    return _some(text, [job.name for job in JOBS])
+
+
+def _rates(text: str) -> list[int]:
+    return [_positive(word) for word in text.split(",")]
+
+
+def _some(text: str, known: Sequence[str]) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in NAMES:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(NAMES)}")
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
     return names
 
 
@@ -72,7 +102,8 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 def _speed(asked: argparse.Namespace) -> int:
     places = machine.cores()
-    chosen = [one for one in CONTESTANTS if _wanted(one, asked)]
+    jobs = [job for job in JOBS if asked.jobs is None or job.name in asked.jobs]
+    chosen = [one for one in CONTESTANTS if _wanted(one, asked) and (one.paced or set(one.jobs) & set(jobs))]
     facts: dict[str, Any] | None = None
     try:
         facts = _facts(places, [one.tool for one in chosen])
@@ -83,8 +114,12 @@ def _speed(asked: argparse.Namespace) -> int:
     if facts is None:
         return _ledger_alone(places, asked.json)
     rounds, seconds = asked.rounds or (1 if asked.quick else 3), asked.seconds or (1 if asked.quick else 4)
-    runs = speed.measure(chosen, places, rounds=rounds, seconds=seconds)
+    rates = asked.rates if asked.rates is not None else [200] if asked.quick else [500, 2_000]
+    runs = speed.measure(chosen, places, rounds=rounds, seconds=seconds, jobs=jobs, rates=rates)
     report.show(runs, facts, judge=not asked.quick)
+    if asked.write:
+        page.put("speed", page.markdown(sheets.sheets(runs, judge=True), facts))
+        page.PAGE.with_suffix(".svg").write_text(sheets.picture(runs), "utf-8")
     if asked.json:
         report.save(asked.json, report.document(runs, facts))
     return 0

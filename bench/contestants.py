@@ -9,26 +9,41 @@ from functools import partial
 
 from bench.gateway import gateway
 from bench.ground import Ground, Server
-from bench.peers import caddy, envoy, nginx_proxy
+from bench.jobs import CHAT, JOBS, SEARCH, Job
+from bench.litellm import litellm
+from bench.peers import caddy, direct, envoy, nginx_proxy
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One row of the table. ``tool`` is what it runs: a version is shown for each."""
+    """One row of the table. ``tool`` is what it runs: a version is shown for each. ``jobs`` are those that it does, and
+    with ``paced`` it is also called at fixed rates.
+    """
 
     name: str
     title: str
     tool: str
     start: Callable[[Ground], AbstractContextManager[Server]]
+    jobs: tuple[Job, ...] = JOBS
+    paced: bool = True
 
 
+DIRECT = "direct"
+_FIRST = (SEARCH,)
 CONTESTANTS = (
-    Contestant("nginx", "nginx, plain proxy", "nginx", nginx_proxy),
-    Contestant("caddy", "Caddy, plain proxy", "caddy", caddy),
-    Contestant("caddy-auth", "Caddy + forward_auth", "caddy", partial(caddy, auth=True)),
-    Contestant("envoy", "Envoy, plain proxy", "envoy", envoy),
+    Contestant(DIRECT, "the upstream itself", "nginx", direct, ()),
+    Contestant("nginx", "nginx", "nginx", nginx_proxy),
+    Contestant("nginx-auth", "nginx + auth_request", "nginx", partial(nginx_proxy, auth=True)),
+    Contestant("envoy", "Envoy", "envoy", envoy),
     Contestant("envoy-authz", "Envoy + ext_authz", "envoy", partial(envoy, auth=True)),
-    Contestant("tolsey", "Tolsey, durability full", "tolsey", gateway),
-    Contestant("tolsey-normal", "Tolsey, durability normal", "tolsey", partial(gateway, durability="normal")),
+    Contestant("caddy", "Caddy", "caddy", caddy),
+    Contestant("caddy-auth", "Caddy + forward_auth", "caddy", partial(caddy, auth=True)),
+    Contestant("litellm", "LiteLLM, no budgets", "litellm", litellm, (CHAT,), False),
+    Contestant("tolsey", "Tolsey", "tolsey", gateway),
+    Contestant("tolsey-normal", "Tolsey, durability normal", "tolsey", partial(gateway, durability="normal"), _FIRST),
+    Contestant("tolsey-1", "Tolsey, chain of 1", "tolsey", partial(gateway, depth=1), _FIRST),
+    Contestant("tolsey-16", "Tolsey, chain of 16", "tolsey", partial(gateway, depth=16), _FIRST),
+    Contestant("tolsey-observe", "Tolsey, observing", "tolsey", partial(gateway, mode="observe"), _FIRST),
+    Contestant("tolsey-postgres", "Tolsey, PostgreSQL", "tolsey", partial(gateway, postgresql=True), _FIRST),
 )
 NAMES = tuple(one.name for one in CONTESTANTS)

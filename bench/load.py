@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import BenchError, install
+from bench.jobs import Job
 from bench.machine import pinned
 
 CONNECTIONS = 64
+PATIENCE = 20
+"""A call that takes longer has failed, in seconds."""
 
-# Only `done` and a header: wrk then builds the request once, so the script costs nothing during the load.
+# Only `done` and the request's parts: wrk then builds the request once, so the script costs nothing during the load.
 # wrk gives microseconds.
 _DONE = """
 function done(summary, latency, requests)
@@ -41,14 +44,26 @@ class Load:
         return self.calls / self.seconds
 
 
-def wrk(port: int, path: str, *, seconds: int, core: int, folder: Path, token: str | None = None) -> Load:
+def wrk(port: int, job: Job, *, seconds: int, core: int, folder: Path, token: str | None = None) -> Load:
     """Load one server for so many seconds. The token goes into a private file: argv is readable by everybody."""
     script = folder / "load.lua"
     script.touch(mode=0o600)
-    header = f'wrk.headers["Authorization"] = "Bearer {token}"\n' if token else ""
-    script.write_text(header + _DONE)
+    lines = [f'wrk.headers["Authorization"] = "Bearer {token}"'] if token else []
+    if job.body is not None:
+        lines += [f"wrk.method = '{job.method}'", f"wrk.body = [==[{job.body}]==]"]
+        lines.append("wrk.headers['Content-Type'] = 'application/json'")
+    script.write_text("\n".join([*lines, _DONE]))
     command = [str(install.need("wrk")), "--threads", "1", "--connections", str(CONNECTIONS)]
-    command += ["--duration", f"{seconds}s", "--latency", "--script", str(script), f"http://127.0.0.1:{port}{path}"]
+    command += [
+        "--timeout",
+        f"{PATIENCE}s",
+        "--duration",
+        f"{seconds}s",
+        "--latency",
+        "--script",
+        str(script),
+        f"http://127.0.0.1:{port}{job.path}",
+    ]
     with pinned(core):
         run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds + 30)
     line = next((line for line in run.stdout.splitlines() if line.startswith("BENCH ")), None)

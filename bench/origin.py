@@ -7,18 +7,24 @@ import http.client
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench import BenchError
+from bench.jobs import JOBS, SEARCH
 from bench.machine import free_port, scratch
 from bench.nginx import nginx
 from bench.processes import wait_until
 
-PATH = "/api/v1/search"
-BODY = '{"query":"macaroons","results":[{"id":"ndss14","title":"Cookies with Contextual Caveats","score":0.97}]}'
+PATH = SEARCH.path
+BODY = SEARCH.answer
+
+_MOST_RETURNED = 4000
+"""The longest text that nginx takes in its configuration; a longer answer is a file."""
 
 _HTTP = """
-  default_type application/json;
-  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 '{body}'; }} }}
+  server {{ listen 127.0.0.1:{port} backlog=4096; default_type application/json;
+    {locations}
+    location / {{ return 200 '{body}'; }} }}
   server {{ listen 127.0.0.1:{policy} backlog=4096; location / {{ return 200; }} }}
   server {{ listen 127.0.0.1:{counter}; location / {{ stub_status; }} }}
 """
@@ -47,12 +53,28 @@ class Origin:
 def origin(core: int) -> Iterator[Origin]:
     """Upstream and policy service, running on a core."""
     it = Origin(free_port(), free_port(), free_port())
-    config = _HTTP.format(port=it.port, policy=it.policy, counter=it.counter, body=BODY)
-    with scratch() as folder, nginx(config, folder=folder, core=core) as (process, log):
-        # A refused connection reaches nothing, so the readiness polls are not counted; the one that succeeds is.
-        wait_until(lambda: answers(it.counter, "/"), process, log, "the upstream")
-        it.asked += 1
-        yield it
+    with scratch() as folder:
+        config = _HTTP.format(
+            port=it.port, policy=it.policy, counter=it.counter, body=BODY, locations=_locations(folder)
+        )
+        with nginx(config, folder=folder, core=core) as (process, log):
+            # A refused connection reaches nothing, so the readiness polls are not counted; the one that succeeds is.
+            wait_until(lambda: answers(it.counter, "/"), process, log, "the upstream")
+            it.asked += 1
+            yield it
+
+
+def _locations(folder: Path) -> str:
+    lines = []
+    for job in JOBS:
+        if len(job.answer) <= _MOST_RETURNED:
+            does = f"return 200 '{job.answer}';"
+        else:
+            # Readable for the user that nginx takes for its workers, whoever starts it.
+            (folder / job.name).write_text(job.answer)
+            does = f"alias {folder / job.name};"
+        lines.append(f"location = {job.path} {{ default_type {job.kind}; {does} }}")
+    return "\n    ".join(lines)
 
 
 def get(port: int, path: str, token: str | None = None) -> tuple[int, str]:

@@ -22,11 +22,16 @@ from bench.processes import running, wait_until
 
 _NGINX = """
   upstream origin {{ server 127.0.0.1:{origin}; keepalive {connections}; keepalive_requests 1000000000; }}
+  upstream policy {{ server 127.0.0.1:{policy}; keepalive {connections}; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
-    location / {{ proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+    {auth}
+    location / {{ {ask} proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; }}
   }}
 """
+
+_AUTH_REQUEST = """location = /check {{ internal; proxy_pass http://policy; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_pass_request_body off; proxy_set_header Content-Length ""; }}"""
 
 _CADDY = """
 {{
@@ -57,13 +62,26 @@ _FORWARD_AUTH = """forward_auth 127.0.0.1:{policy} {{
 
 
 @contextlib.contextmanager
-def nginx_proxy(ground: Ground) -> Iterator[Server]:
-    """nginx, plain reverse proxy: the practical limit."""
+def direct(ground: Ground) -> Iterator[Server]:
+    """Nothing between load and upstream: what latency is added to."""
+    yield Server(ground.origin.port, None)
+
+
+@contextlib.contextmanager
+def nginx_proxy(ground: Ground, *, auth: bool = False) -> Iterator[Server]:
+    """nginx, plain (the practical limit) or with ``auth_request``."""
     port = free_port()
-    config = _NGINX.format(port=port, origin=ground.origin.port, connections=CONNECTIONS)
+    config = _NGINX.format(
+        port=port,
+        origin=ground.origin.port,
+        policy=ground.origin.policy,
+        connections=CONNECTIONS,
+        auth=_AUTH_REQUEST.format() if auth else "",
+        ask="auth_request /check;" if auth else "",
+    )
     with scratch() as folder, nginx(config, folder=folder, core=ground.places.server) as (process, log):
-        wait_until(lambda: answers(port, PATH, BODY), process, log, "nginx")
-        yield Server(port, process)
+        cold = wait_until(lambda: answers(port, PATH, BODY), process, log, "nginx")
+        yield Server(port, process, cold_ms=cold)
 
 
 @contextlib.contextmanager
@@ -77,8 +95,8 @@ def caddy(ground: Ground, *, auth: bool = False) -> Iterator[Server]:
         command: list[str | Path] = [install.need("caddy"), "run", "--config", config, "--adapter", "caddyfile"]
         env = {"GOMAXPROCS": "1", "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         with running(command, core=ground.places.server, log=log, env=env) as process:
-            wait_until(lambda: answers(port, PATH, BODY), process, log, "Caddy")
-            yield Server(port, process)
+            cold = wait_until(lambda: answers(port, PATH, BODY), process, log, "Caddy")
+            yield Server(port, process, cold_ms=cold)
 
 
 @contextlib.contextmanager
@@ -91,8 +109,8 @@ def envoy(ground: Ground, *, auth: bool = False) -> Iterator[Server]:
         command: list[str | Path] = [install.need("envoy"), "-c", config, "--concurrency", "1", "--disable-hot-restart"]
         command += ["--log-level", "warning"]
         with running(command, core=ground.places.server, log=log) as process:
-            wait_until(lambda: answers(port, PATH, BODY), process, log, "Envoy")
-            yield Server(port, process)
+            cold = wait_until(lambda: answers(port, PATH, BODY), process, log, "Envoy")
+            yield Server(port, process, cold_ms=cold)
 
 
 def _envoy(port: int, ground: Ground, auth: bool) -> dict[str, Any]:

@@ -53,15 +53,21 @@ def stop(process: subprocess.Popen[bytes]) -> bool:
         process.wait()
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, what: str) -> None:
-    """Poll until ready; a process that ended or is too slow is an error that shows the end of its log."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, what: str, *, seconds: float = PATIENCE
+) -> float:
+    """Poll until ready, and return how many milliseconds that took; a process that ended or is too slow is an error
+    that shows the end of its log.
+    """
+    began = time.monotonic()
+    deadline = began + seconds
     while not ready():
         if process.poll() is not None:
             raise BenchError(f"{what} ended at once with status {process.returncode}\n{tail(log)}")
         if time.monotonic() > deadline:
-            raise BenchError(f"{what} was not ready after {PATIENCE:.0f} s\n{tail(log)}")
-        time.sleep(0.02)
+            raise BenchError(f"{what} was not ready after {seconds:.0f} s\n{tail(log)}")
+        time.sleep(0.005)
+    return (time.monotonic() - began) * 1000
 
 
 def tail(log: Path, lines: int = 15) -> str:
@@ -95,3 +101,14 @@ def memory_mb(pid: int, field: str = "VmRSS") -> float:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024 / 1e6
     return 0.0
+
+
+def written_bytes(pid: int) -> int:
+    """Bytes that the process and its live descendants have caused to be written to disk; 0 where /proc does not say."""
+    total = 0
+    for one in tree(pid):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{one}/io").read_text().splitlines():
+                if line.startswith("write_bytes:"):
+                    total += int(line.split()[1])
+    return total

@@ -23,7 +23,7 @@ def check(places: Cores) -> Audit:
 async def _check(places: Cores, folder: Path) -> Audit:
     async with tiny_upstream() as upstream:
         place = await asyncio.to_thread(gateway.prepare, folder / "gateway", upstream.port, "full")
-        token = await asyncio.to_thread(gateway.chain_of_four, place)
+        token = await asyncio.to_thread(lambda: gateway.deepen(gateway.mint(place), 4))
         with gateway.serving(place, places.server, folder / "tolsey.log"):
             await call_all(place.port, PATH, [token] * CALLS, connections=16)
         return gateway.audit(place, upstream.count, runs_of_wrk=0)

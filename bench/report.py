@@ -11,14 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.contestants import CONTESTANTS
-from bench.figures import TARGETS, Spread, names, of, ratio, spread
 from bench.flood import Flood
 from bench.memory import LIMIT_MB, Memory
+from bench.sheets import sheets
 from bench.speed import Run
 
 Facts = Mapping[str, Any]
-OURS = ("tolsey", "tolsey-normal")
 
 
 def console() -> Console:
@@ -30,10 +28,14 @@ def console() -> Console:
 def show(runs: Sequence[Run], facts: Facts, *, judge: bool) -> None:
     """Print everything. ``judge`` says whether the targets are held against the figures."""
     screen = console()
-    screen.print(_speeds(runs))
-    if set(OURS) & set(names(runs)) and len(names(runs)) > 1:
-        screen.print(_ratios(runs))
-    _targets(screen, runs, judge)
+    for sheet in sheets(runs, judge=judge):
+        table = Table(title=sheet.title)
+        table.add_column(sheet.headings[0])
+        for heading in sheet.headings[1:]:
+            table.add_column(heading, justify="right")
+        for row in sheet.rows:
+            table.add_row(*(cell.replace("**", "") for cell in row))
+        screen.print(table)
     for run in runs:
         if run.audit:
             audit = run.audit
@@ -90,74 +92,10 @@ def show_facts(screen: Console, facts: Facts) -> None:
     screen.print(f"command: {facts['command']}", soft_wrap=True)
 
 
-def _speeds(runs: Sequence[Run]) -> Table:
-    table = Table(title="one core, 64 connections, GET with a small JSON reply")
-    table.add_column("contestant")
-    for heading in ("min calls/s", "median", "max", "p50 ms", "p99 ms", "calls/CPU s", "MB"):
-        table.add_column(heading, justify="right")
-    for contestant in CONTESTANTS:
-        mine = of(runs, contestant.name)
-        if not mine:
-            continue
-        rate = spread([run.load.rate for run in mine])
-        table.add_row(
-            contestant.title,
-            *(f"{value:,.0f}" for value in (rate.low, rate.mid, rate.high)),
-            f"{spread([run.load.p50_ms for run in mine]).mid:.2f}",
-            f"{spread([run.load.p99_ms for run in mine]).mid:.2f}",
-            f"{spread([run.calls_per_cpu_second for run in mine]).mid:,.0f}",
-            f"{max(run.memory_mb for run in mine):.0f}",
-        )
-    return table
-
-
-def _ratios(runs: Sequence[Run]) -> Table:
-    ours = [name for name in OURS if name in names(runs)]
-    table = Table(title="calls/s to the peer's in the same round: median (least to greatest)")
-    table.add_column("peer")
-    for name in ours:
-        table.add_column(name, justify="right")
-    for contestant in CONTESTANTS:
-        cells = [_cell(ratio(runs, name, contestant.name)) if name != contestant.name else "" for name in ours]
-        if any(cells):
-            table.add_row(contestant.title, *cells)
-    return table
-
-
-def _cell(found: Spread | None) -> str:
-    return f"{found.mid:.2f} ({found.low:.2f} to {found.high:.2f})" if found else ""
-
-
-def _targets(screen: Console, runs: Sequence[Run], judge: bool) -> None:
-    if not judge:
-        screen.print("targets: not judged (--quick)")
-        return
-    for target in TARGETS:
-        found = ratio(runs, target.ours, target.peer)
-        word = "not measured" if found is None else _verdict(target.met(found.mid), found)
-        screen.print(f"target: {target.text}: {word}")
-
-
-def _verdict(met: bool, found: Spread) -> str:
-    word = "[green]met[/]" if met else "[red]not met[/]"
-    return f"{word}, {_cell(found)}"
-
-
 def document(runs: Sequence[Run], facts: Facts) -> dict[str, Any]:
     """All raw results with what was made of them."""
-    ratios: dict[str, dict[str, Any]] = {}
-    for ours in OURS:
-        for peer in names(runs):
-            found = ratio(runs, ours, peer)
-            if found and peer != ours:
-                ratios.setdefault(ours, {})[peer] = asdict(found)
-    targets = []
-    for target in TARGETS:
-        found = ratio(runs, target.ours, target.peer)
-        met = target.met(found.mid) if found else None
-        targets.append({**asdict(target), "median": found.mid if found else None, "met": met})
-    rows = [{**asdict(run), "calls_per_second": run.load.rate} for run in runs]
-    return {**facts, "runs": rows, "ratios": ratios, "targets": targets}
+    made = [{"title": one.title, "headings": one.headings, "rows": one.rows} for one in sheets(runs, judge=True)]
+    return {**facts, "runs": [asdict(run) for run in runs], "sheets": made}
 
 
 def save(file: Path, content: Mapping[str, Any]) -> None:

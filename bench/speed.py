@@ -2,57 +2,118 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from bench import BenchError, Wrong
 from bench.contestants import Contestant
-from bench.ground import Audit, Ground
+from bench.ground import Audit, Ground, Server
+from bench.jobs import CHAT, JOBS, SEARCH, Job
 from bench.load import Load, wrk
 from bench.machine import Cores, pinned, scratch
-from bench.origin import PATH, origin
-from bench.processes import cpu_seconds, memory_mb, tree
+from bench.origin import origin
+from bench.pace import Paced, paced
+from bench.processes import cpu_seconds, memory_mb, tree, written_bytes
 
 WARM_UP = 1
 
 
 @dataclass(frozen=True)
+class Did:
+    """One job under full load: calls for each second of processor time, and bytes written to disk for each call."""
+
+    job: str
+    load: Load
+    calls_per_cpu_second: float
+    bytes_per_call: float
+
+
+@dataclass(frozen=True)
 class Run:
-    """One contestant in one round."""
+    """One contestant in one round: each job under full load, and the first job at fixed rates."""
 
     round: int
     contestant: str
-    load: Load
-    calls_per_cpu_second: float
+    cold_ms: float
     memory_mb: float
-    audit: Audit | None
+    did: list[Did]
+    paced: list[Paced] = field(default_factory=list)
+    audit: Audit | None = None
+
+    def of(self, job: str) -> Did | None:
+        """What it did of one job."""
+        return next((did for did in self.did if did.job == job), None)
 
 
-def measure(contestants: Sequence[Contestant], places: Cores, *, rounds: int, seconds: int) -> list[Run]:
+def measure(
+    contestants: Sequence[Contestant],
+    places: Cores,
+    *,
+    rounds: int,
+    seconds: int,
+    jobs: Sequence[Job] = JOBS,
+    rates: Sequence[int] = (),
+) -> list[Run]:
     """All contestants, interleaved: A B C, A B C. The bench itself keeps to the core of the load."""
     runs = []
     with pinned(places.load), origin(places.load) as upstream:
         for number in range(1, rounds + 1):
             for contestant in contestants:
-                run = _once(contestant, Ground(places, upstream), number, seconds)
-                print(f"bench: round {number} {run.contestant:14} {run.load.rate:9,.0f} calls/s", file=sys.stderr)
+                run = _once(contestant, Ground(places, upstream), number, seconds, jobs, rates)
+                said = ", ".join(f"{did.job} {did.load.rate:,.0f}" for did in run.did)
+                print(f"bench: round {number} {run.contestant:15} {said} calls/s", file=sys.stderr)
                 runs.append(run)
     return runs
 
 
-def _once(contestant: Contestant, ground: Ground, number: int, seconds: int) -> Run:
-    """Start it, warm it up, load it, stop it; whoever keeps a ledger is audited as it stops."""
+def _once(
+    contestant: Contestant, ground: Ground, number: int, seconds: int, jobs: Sequence[Job], rates: Sequence[int]
+) -> Run:
+    """Start it, load it with each job, stop it; whoever keeps a ledger is audited as it stops."""
     core = ground.places.load
     try:
-        with contestant.start(ground) as server, scratch() as folder:
-            wrk(server.port, PATH, seconds=WARM_UP, core=core, folder=folder, token=server.token)
-            before = cpu_seconds(server.process.pid)
-            load = wrk(server.port, PATH, seconds=seconds, core=core, folder=folder, token=server.token)
-            cpu = cpu_seconds(server.process.pid) - before
-            memory = max(memory_mb(pid) for pid in tree(server.process.pid))
-        if load.failed or not load.calls:
-            raise Wrong(f"{load.failed} of {load.calls} calls failed")
+        with contestant.start(ground) as server:
+            did = [_do(server, job, seconds, core) for job in jobs if job in contestant.jobs]
+            at_rates = [_pace(server, rate, seconds, core) for rate in rates if contestant.paced]
+            memory = max((memory_mb(pid) for pid in tree(server.process.pid)), default=0.0) if server.process else 0.0
     except BenchError as error:
         raise type(error)(f"{contestant.name}, round {number}: {error}") from error
-    return Run(number, contestant.name, load, load.calls / cpu if cpu else 0.0, memory, server.audit)
+    return Run(number, contestant.name, server.cold_ms, memory, did, at_rates, server.audit)
+
+
+def _do(server: Server, job: Job, seconds: int, core: int) -> Did:
+    assert server.process is not None
+    pid = server.process.pid
+    with scratch() as folder:
+        if not server.is_warm:
+            wrk(server.port, job, seconds=WARM_UP, core=core, folder=folder, token=server.token)
+        cpu, written = cpu_seconds(pid), written_bytes(pid)
+        with _trying(server):
+            load = wrk(server.port, job, seconds=seconds, core=core, folder=folder, token=server.token)
+        cpu, written = cpu_seconds(pid) - cpu, written_bytes(pid) - written
+    server.runs_of_wrk += 2
+    server.llm_runs_of_wrk += 2 * (job is CHAT)
+    if load.failed or not load.calls:
+        raise Wrong(f"{job.title}: {load.failed} of {load.calls} calls failed")
+    return Did(job.name, load, load.calls / cpu if cpu else 0.0, written / load.calls)
+
+
+@contextlib.contextmanager
+def _trying(server: Server) -> Iterator[None]:
+    """Try both laws, once, while the block runs."""
+    laws, server.laws = server.laws, None
+    with ThreadPoolExecutor(1) as pool:
+        trial = None if laws is None else pool.submit(laws, server.port)
+        yield
+        if trial is not None:
+            trial.result()
+
+
+def _pace(server: Server, rate: int, seconds: int, core: int) -> Paced:
+    found = paced(server.port, SEARCH, rate, seconds=seconds, core=core, token=server.token)
+    if found.failed:
+        raise Wrong(f"at {rate} calls a second {found.failed} of {found.calls} failed")
+    return found

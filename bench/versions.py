@@ -25,7 +25,9 @@ def _tolsey() -> str:
 
 
 def _binary(tool: str) -> str:
-    words = {"nginx": ["-v"], "wrk": ["-v"], "caddy": ["version"], "envoy": ["--version"]}[tool]
+    words = {"nginx": ["-v"], "wrk": ["-v"], "caddy": ["version"], "envoy": ["--version"], "litellm": ["--version"]}[
+        tool
+    ]
     run = subprocess.run([str(install.need(tool)), *words], check=False, capture_output=True, text=True)
     found = re.search(r"\d+\.\d+(\.\d+)?", run.stdout + run.stderr)
     return f"{tool} {found[0]}" if found else f"{tool}, version unknown"
