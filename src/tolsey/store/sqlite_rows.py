@@ -90,9 +90,8 @@ _INSERT_ACCOUNT: Final = (
     " opened_at)"
 )
 _ACCOUNT: Final = "(?,?,?,nullif(?,''),nullif(?,''),nullif(?,-1),nullif(?,''),?,?,?,?,?,?,?)"
-_ACCOUNT_CHANGED: Final = (
-    "ON CONFLICT (n) DO UPDATE SET granted = excluded.granted, spent = excluded.spent, held = excluded.held,"
-    " calls = excluded.calls, open = excluded.open, observed = excluded.observed"
+_CHANGE_ACCOUNT: Final = (
+    "UPDATE account SET granted = ?, spent = ?, held = ?, calls = ?, open = ?, observed = ? WHERE n = ?"
 )
 _INSERT_ENTRY: Final = (
     "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal)"
@@ -290,18 +289,23 @@ class Rows:
     def write(self, db: sqlite3.Connection, at: int, config: int | None) -> None:
         """Write what the rules changed: accounts, then entries, and the open holds that follow from those."""
         books, numbers = self.books, self._numbers
-        accounts = []
+        opened: list[tuple[object, ...]] = []
+        changed: list[tuple[int, ...]] = []
         for key, b in books.dirty.items():
+            stands = (b.granted, b.spent, b.held, b.calls, b.open, b.observed)
             n = numbers.get(key)
-            if n is None:
-                n = numbers[key] = self._next
-                self._next += 1
-                self._periodic = self._periodic or b.account.period is not None
+            if n is not None:
+                changed.append((*stands, n))
+                continue
+            n = numbers[key] = self._next
+            self._next += 1
+            self._periodic = self._periodic or b.account.period is not None
             id_, unit, parent, label, limit, period = b.account
             limit = -1 if limit is None else limit
-            stands = (b.granted, b.spent, b.held, b.calls, b.open, b.observed)
-            accounts.append((n, id_, unit, parent or "", label or "", limit, period or "", *stands, at))
-        _put(db, _INSERT_ACCOUNT, _ACCOUNT, accounts, _ACCOUNT_CHANGED)
+            opened.append((n, id_, unit, parent or "", label or "", limit, period or "", *stands, at))
+        _put(db, _INSERT_ACCOUNT, _ACCOUNT, opened)
+        if changed and db.executemany(_CHANGE_ACCOUNT, changed).rowcount != len(changed):
+            raise AssertionError("an account that was read is not there any more")
         self.insert_entries(db, books.entries, config)
         books.dirty = {}
         books.entries = []
