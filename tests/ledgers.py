@@ -52,8 +52,8 @@ def purse(text: str, unit: str = "USD") -> tuple[Account, ...]:
 
 
 def unseal(db: sqlite3.Connection) -> None:
-    """Undo the schema's step to the seal, as a ledger of before has it."""
-    for table in ("checkpoint", "checkpointed", "gap"):
+    """Undo the schema's step to the seal and those after it, as a ledger of before has it."""
+    for table in ("alert", "checkpoint", "checkpointed", "gap"):
         db.execute(f"DROP TABLE {table}")
     for table, column in (("owner", "entries"), ("owner", "head"), ("entry", "place"), ("entry", "seal")):
         db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

@@ -24,7 +24,7 @@ MINT = ("mint", "--label", "a", "--budget", "1 USD")
 ENV = {"SEARCH_API_KEY": "sk-sesame"}
 GROUPS = {
     "keys": ("list", "rotate", "drop"),
-    "audit": ("verify", "key", "checkpoint"),
+    "audit": ("verify", "key", "checkpoint", "rotate", "prove", "check"),
     "alerts": ("list", "retry", "test"),
 }
 LEAVES = [(name,) for name in COMMANDS if name not in GROUPS] + [

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tolsey.call import METHODS, parse_pattern
 from tolsey.cli.template import TEMPLATE
 from tolsey.config import MAX_FILE, MAX_ROUTES, Config, load, problems
-from tolsey.config_lines import Key, dotted, locate, meets
+from tolsey.config_lines import Key, dotted, locate
+from tolsey.config_overlaps import meets
 from tolsey.config_secrets import Secret
 from tolsey.errors import ConfigError
 from tolsey.pricing.tariff import Price

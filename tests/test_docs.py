@@ -326,6 +326,7 @@ SECTIONS = {
     "`[[mint_policy]]`": "[[mint_policy]]",
 }
 ENV = {
+    "AUDIT_TOKEN": "k",
     "SEARCH_API_KEY": "k",
     "COLLECTOR_KEY": "k",
     "LND_INVOICE_MACAROON": "00",

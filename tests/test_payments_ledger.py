@@ -148,7 +148,6 @@ def test_a_ledger_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
         ledgers.open("o1").run([Open(SECOND_PURSE)], NOON)
         with database(ledgers.path) as db:
             db.execute("DROP INDEX entry_payment")
-            db.execute("DROP TABLE alert")
             db.execute("DROP TABLE question")
             db.execute("DROP TABLE revocation")
             db.execute("ALTER TABLE ledger DROP COLUMN revocations")

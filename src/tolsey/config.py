@@ -230,7 +230,7 @@ class _Reader:
         keyring = keys.read("path", lines.file_in(file.parent), file.parent / "data/keys")
         keys.done()
         ledger = read_ledger(document.table("ledger"), file.parent, self.env)
-        seal = read_seal(document.table("seal"))
+        seal = read_seal(document.table("seal"), file.parent, self.env, sends=self.sends)
         limits = self.limits(document.table("limits"))
         section = document.table("telemetry")
         telemetry = read_telemetry(section, self.headers(section.table("headers")))

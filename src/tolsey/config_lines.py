@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tolsey.call import Pattern, path_fault
+from tolsey.call import path_fault
 from tolsey.errors import ConfigError
 
 Key = tuple[str | int, ...]
@@ -324,6 +324,13 @@ def text(value: object) -> str:
     return value
 
 
+def boolean(value: object) -> bool:
+    """Parse `true` or `false`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {kind_of(value)}")
+    return value
+
+
 def one_of(*choices: str, later: Sequence[str] = ()) -> Callable[[object], str]:
     """Parse one of these strings. Those in `later` are refused as not supported yet."""
 
@@ -433,15 +440,3 @@ def http_url(value: object) -> tuple[str, str]:
     if fault:
         raise ValueError(f"has a path prefix that is not in canonical form: {fault}")
     return found, prefix
-
-
-def meets(one: Pattern, other: Pattern) -> bool:
-    """Whether some path is meant by both patterns (queries are not looked at)."""
-    short, long = sorted((one, other), key=lambda pattern: len(pattern.segments))
-    for a, b in zip(short.segments, long.segments, strict=False):
-        if a != b and (a is not None or b == "") and (b is not None or a == ""):
-            return False
-    size = len(short.segments)
-    if size < len(long.segments):
-        return short.rest and (size == 0 or long.segments[size] != "")
-    return short.rest == long.rest or size == 0

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from tolsey import config_lines as lines
 from tolsey.call import Pattern
 from tolsey.config_lines import shown
 
@@ -39,9 +38,21 @@ def overlaps(routes: Sequence[Matching], file: str) -> tuple[str, ...]:
                 left -= both
                 what = f"{', '.join(sorted(both))} never reaches it" if left else "it never matches"
             elif both and not crossed and not earlier.pattern.within(route.pattern):
-                crossed = lines.meets(route.pattern, earlier.pattern)
+                crossed = meets(route.pattern, earlier.pattern)
                 what = "some of its paths never reach it" if crossed else ""
             if what:
                 first = f"{shown(earlier.pattern.text)} in line {earlier.line} comes first"
                 warnings.append(f"{file}:{route.line}: route[{number}] {shown(route.pattern.text)}: {what}: {first}")
     return tuple(warnings)
+
+
+def meets(one: Pattern, other: Pattern) -> bool:
+    """Whether some path is meant by both patterns (queries are not looked at)."""
+    short, long = sorted((one, other), key=lambda pattern: len(pattern.segments))
+    for a, b in zip(short.segments, long.segments, strict=False):
+        if a != b and (a is not None or b == "") and (b is not None or a == ""):
+            return False
+    size = len(short.segments)
+    if size < len(long.segments):
+        return short.rest and (size == 0 or long.segments[size] != "")
+    return short.rest == long.rest or size == 0

@@ -106,7 +106,7 @@ def read_payment(document: Table, base: Path, env: Mapping[str, str], *, sends: 
         table.read("challenges", _challenges, RateCaveat(10, "minute")),
         table.read("timeout", seconds(60), 5.0),
         table.read("invoice_expiry", whole(60, LONGEST_INVOICE), 600),
-        table.read("aperture", _boolean, False),
+        table.read("aperture", lines.boolean, False),
         table.read("service", _service, "Tolsey"),
     )
     names: list[str] = []
@@ -247,12 +247,6 @@ def _secret(env: Mapping[str, str], sends: bool) -> Callable[[object], Secret]:
         return Secret(filled)
 
     return parse
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, not {lines.kind_of(value)}")
-    return value
 
 
 def _service(value: object) -> str:

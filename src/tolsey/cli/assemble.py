@@ -24,6 +24,7 @@ from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.invoices import Invoicer, Patient
 from tolsey.store.keyring import Keyring, LiveKeyring, check_ledger
 from tolsey.store.lightning_fake import FakeNode
+from tolsey.store.outside import FilePlace, Outside, Place, Stdout, Webhook
 from tolsey.store.revocations import Source
 from tolsey.store.revocations_sqlite import SqliteRevocations
 from tolsey.store.sqlite import SqliteLedger
@@ -164,6 +165,19 @@ async def open_ledger(
     replace = refused is not None and accept_lost_spend is not None
     keyring.remember_ledger(ledger.id, entries=await ledger.entry_count(), at=time.time_ns(), replace=replace)
     return ledger
+
+
+def outside_of(config: Config, tell: Callable[[str], None]) -> Outside:
+    """Where checkpoints are sent. `tell` is told what cannot be sent."""
+    seal = config.seal
+    places: list[Place] = []
+    if seal.file is not None:
+        places.append(FilePlace(seal.file))
+    if seal.webhook is not None:
+        places.append(Webhook(seal.webhook.reveal()))
+    if seal.stdout:
+        places.append(Stdout())
+    return Outside(places, tell)
 
 
 async def reopen_ledger(config: Config, keyring: Keyring) -> Ledger:

@@ -1,6 +1,8 @@
 """`tolsey audit`: what the journal was, proved to somebody who need not trust whoever kept it."""
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -8,12 +10,14 @@ import typer
 
 from tolsey.audit.sealed import MAX_LINE, Verdict, verify
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
-from tolsey.cli.output import UsageError, emit, say
+from tolsey.cli.output import UsageError, emit, printable, say
 from tolsey.cli.program import command, new_app, show_help
 from tolsey.errors import TolseyError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from tolsey.store.contract import Ledger
 
 app = new_app("Prove what the journal was, and verify such proofs.")
 
@@ -162,3 +166,103 @@ def take_checkpoint(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> No
     if not documents:
         raise SealRefused("there is no entry yet: mint a token first")
     emit(json, {"checkpoint": parse(documents[-1])}, lambda: print(documents[-1].decode()))
+
+
+@command(app, "rotate", examples=["tolsey audit rotate", "tolsey audit rotate --lost --json"])
+def rotate(
+    lost: Annotated[
+        bool, typer.Option("--lost", help="The key that signs now is gone, or in wrong hands: begin anew.")
+    ] = False,
+    file: ConfigFile = DEFAULT_CONFIG,
+    json: Json = False,
+) -> None:
+    """Add a seal key, which signs from now on. The old one announces it in its last checkpoint.
+
+    So whoever trusts the old key trusts the new one too. With --lost nothing is announced: give the new public key to
+    everybody who verifies. A running gateway follows within a second.
+    """
+    from tolsey.cli.ledgers import writing
+    from tolsey.cli.place import read_keyring
+    from tolsey.store.checkpoints import AT_ONCE, SealRefused, named_key, seal_keys, take
+    from tolsey.store.keyring import SEAL
+
+    config, keyring = read_keyring(file)
+
+    async def change(ledger: "Ledger") -> str:
+        keys = seal_keys(keyring)
+        wanted = await named_key(ledger)
+        if not lost and wanted is not None and wanted not in {key.public.hex() for key in keys}:
+            raise SealRefused(f"seal key {wanted[:16]}…, which signs now, is not in this keyring; see --lost")
+        keyring.rotate(SEAL)
+        new = seal_keys(keyring)[-1]
+        if wanted is not None and lost:
+            await take(ledger, [new], AT_ONCE, anew=True)
+        elif wanted is not None:
+            await take(ledger, keys, AT_ONCE, announced=new)
+        return new.public.hex()
+
+    public = writing(config, keyring, change)
+
+    def human() -> None:
+        print(public)
+        told = "give it to everybody who verifies" if lost else "the checkpoint before it announces it"
+        say(f"this is the public key that signs from now on; {told}")
+
+    emit(json, {"key": public, "announced": not lost}, human)
+
+
+@command(app, "prove", examples=["tolsey audit prove 1a218e4c54f-526167cc70dd3ab0-0 > call.proof"])
+def prove(
+    hold: Annotated[str, typer.Argument(metavar="HOLD", help="The call's hold, as in the header Tolsey-Hold.")],
+    file: ConfigFile = DEFAULT_CONFIG,
+    json: Json = False,
+) -> None:
+    """Prove that the entries of one call are in the sealed journal, without showing any other entry.
+
+    `tolsey audit check` verifies it offline.
+    """
+    from tolsey.cli.ledgers import snapshot_of
+    from tolsey.cli.place import read_config
+    from tolsey.store import proofs
+
+    document = proofs.prove(snapshot_of(read_config(file)), hold)
+    # It is JSON in either case.
+    print(document.decode())
+
+
+@command(
+    app,
+    "check",
+    examples=[
+        "tolsey audit check call.proof --key seal.pub",
+        "tolsey receipt HOLD | tolsey audit check - --key seal.pub",
+    ],
+)
+def check(
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="A proof or a receipt; - is standard input.")],
+    key: Keys,
+    json: Json = False,
+) -> None:
+    """Verify a proof or a receipt, offline.
+
+    Exit status 1 if it proves nothing, or is not signed by a key that was given.
+    """
+    from tolsey.audit import proof
+    from tolsey.store.signing import is_signed
+
+    trusted = read_keys(key)
+    with nullcontext(sys.stdin.buffer) if str(document) == "-" else document.open("rb") as opened:
+        data = opened.read(proof.MAX_BYTES + 1)
+    found = proof.check(data.removesuffix(b"\n"), trusted, is_signed)
+    if found.fault is not None:
+        raise SealBroken(f"{document}: {found.fault}")
+    data_ = {"format": found.format, "hold": found.hold, "ledger": found.ledger, "keys": found.keys}
+
+    def human() -> None:
+        for entry in found.entries:
+            amount = f"{entry['amount']} {entry['unit'] or ''}".strip()
+            print(f"{entry['at']}  {entry['kind']}  {amount}  {printable(str(entry['note']))}")
+        what = "a receipt" if found.format == proof.RECEIPT else "a proof"
+        say(f"{what} for hold {found.hold}, signed by key {found.keys[0][:16]}…: it holds")
+
+    emit(json, data_ | {"entries": found.entries}, human)

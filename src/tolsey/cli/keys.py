@@ -96,6 +96,9 @@ def drop(
     keyring.drop(key_id)
 
     def human() -> None:
+        if not kind:
+            print(f"dropped {key_id}: it signs nothing any more; what it has signed verifies with its public key")
+            return
         what = "admin token" if kind == "admin" else "token, and every token attenuated from one,"
         print(f"dropped {key_id}: every {what} whose identifier names this key is refused from now on")
 

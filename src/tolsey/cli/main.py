@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "unrevoke": "tolsey.cli.revoking",
     "export": "tolsey.cli.exporting",
     "audit": "tolsey.cli.auditing",
+    "receipt": "tolsey.cli.receipts",
     "backup": "tolsey.cli.copying",
     "migrate": "tolsey.cli.copying",
     "compact": "tolsey.cli.compacting",

@@ -51,6 +51,7 @@ TITLES: Final[Mapping[str, str]] = {
     "pattern_invalid": "The pattern cannot be read",
     "payment_failed": "The payment failed",
     "payment_unknown": "The payment is not certain",
+    "proof_refused": "It cannot be proved",
     "purses_invalid": "The purses cannot be used",
     "revocation_unknown": "Nothing is revoked under this prefix id",
     "seal_broken": "The seal is broken",

@@ -24,7 +24,7 @@ from tolsey.admin.listener import Listener
 from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, Metrics, about
 from tolsey.cli import logs
 from tolsey.cli.alarm import Alarm
-from tolsey.cli.assemble import open_ledger, revocations_of
+from tolsey.cli.assemble import open_ledger, outside_of, revocations_of
 from tolsey.cli.office import office_of
 from tolsey.config import Config, load, problems
 from tolsey.config_decide import same_listener
@@ -43,7 +43,7 @@ resolved.
 
 SETTLED = "settled holds of dead workers, or beyond their time, as unmetered"
 
-FIXED_SECTIONS = ("server", "admin", "decide", "keys", "ledger", "limits", "telemetry")
+FIXED_SECTIONS = ("server", "admin", "decide", "keys", "ledger", "limits", "telemetry", "seal")
 """What a reload cannot change; of `server` only where, with how many workers, and whether over TLS it listens."""
 
 READY_SECONDS = 30.0
@@ -55,6 +55,9 @@ PORT_SECONDS = 5.0
 
 MAX_LINE = 64 * 1024 * 1024
 """The longest message of a worker, in bytes: what it counts, with as many routes as a config may have."""
+
+SEND_SECONDS = 2.0
+"""How long the last checkpoints may take to be sent outside."""
 
 LAST_WORDS_SECONDS = 1.0
 """How long what a dead worker said last may take to be read."""
@@ -149,6 +152,7 @@ class Supervisor:
         self._log = logs.configure()
         self._keyring = keyring
         self._ledger = ledger
+        self._outside = outside_of(config, lambda problem: self._log.error("not sent", error=problem))
         self._notary = Notary(keyring, lambda problem: self._log.error("no checkpoint is taken", error=problem))
         self._metrics = Metrics(self._count)
         self._children = [self._child(number) for number in range(workers)]
@@ -306,13 +310,15 @@ class Supervisor:
     async def _chores(self) -> None:
         await self._settle_expired()
         await self._ledger.tidy()
-        seal = self.config.seal
-        every = AT_ONCE if self._stopping.is_set() else (seal.entries, seal.seconds)
-        await self._notary.keep(self._ledger, every, time.time_ns())
         entries = await self._ledger.entry_count()
         if entries != self._marked:
             await asyncio.to_thread(self._keyring.write_mark, self._ledger.id, entries, time.time_ns())
             self._marked = entries
+        seal = self.config.seal
+        every = AT_ONCE if self._stopping.is_set() else (seal.entries, seal.seconds)
+        made = await self._notary.keep(self._ledger, every, time.time_ns())
+        if made is not None:
+            self._outside.send(made)
 
     async def _reload(self) -> None:
         """Take up a changed config; one that is wrong leaves the old one running and says so."""
@@ -356,6 +362,7 @@ class Supervisor:
     async def _end_house(self) -> None:
         with contextlib.suppress(TolseyError):
             await self._chores()
+        await self._outside.close(SEND_SECONDS)
         await self._revocations.close()
         await self._ledger.close()
         self._log.info("stopped")
@@ -364,6 +371,8 @@ class Supervisor:
 def _fixed(config: Config, section: str) -> object:
     if section == "server":
         return (config.server.host, config.server.port, config.server.workers, config.server.tls is None)
+    if section == "seal":
+        return (config.seal.file, config.seal.webhook, config.seal.stdout)
     return getattr(config, section)
 
 

@@ -60,6 +60,19 @@ async def take(
     return await ledger.checkpoint(due)
 
 
+async def named_key(ledger: Ledger) -> str | None:
+    """The public key (hex) that is to sign the next checkpoint; None before the first. Raises `SealRefused`."""
+    found: list[str] = []
+
+    def look(last: bytes | None, heads: Sequence[Stated]) -> None:
+        before = _before(last, ledger.id)
+        if before is not None:
+            found.append(before.next or before.key)
+
+    await ledger.checkpoint(look)
+    return found[0] if found else None
+
+
 def seal_keys(keyring: Keyring) -> list[SealKey]:
     """The keys of a keyring that sign, the current one last; one is made if there is none."""
     return [SealKey(secret) for secret in keyring.with_key(SEAL).secrets_of(SEAL)]
@@ -73,17 +86,19 @@ class Notary:
         self._tell = tell
         self._problem = ""
 
-    async def keep(self, ledger: Ledger, every: tuple[int, int], now: int) -> None:
-        """Take a checkpoint if one is due. Raises `LedgerUnavailable`."""
+    async def keep(self, ledger: Ledger, every: tuple[int, int], now: int) -> bytes | None:
+        """Take a checkpoint if one is due, and return its document. Raises `LedgerUnavailable`."""
         self._keys.refresh(now)
+        made: bytes | None = None
         try:
-            await take(ledger, seal_keys(self._keys.keyring), every)
+            made = await take(ledger, seal_keys(self._keys.keyring), every)
         except (SealRefused, KeyringError) as error:
             if error.detail != self._problem:
                 self._tell(error.detail)
             self._problem = error.detail
         else:
             self._problem = ""
+        return made
 
 
 def _named(keys: Sequence[SealKey], before: Checkpoint) -> SealKey:

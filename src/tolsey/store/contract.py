@@ -327,6 +327,9 @@ class Snapshot(Protocol):
     def entries_of(self, hold: str) -> list[EntryRow]:
         """The reserve of a hold, its resolution, and its extensions, refunds and annulment, in order (not `late`)."""
 
+    def entry_before(self, entry: EntryRow) -> EntryRow | None:
+        """The entry that stands before another in its log, None for none that is left."""
+
     def number_before(self, at: int) -> int:
         """A number up to which every entry was made before the instant `at`, as high as can be; 0 for none."""
 

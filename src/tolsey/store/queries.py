@@ -88,6 +88,11 @@ class Queries(ABC):
         """
         return list(self._rows(EntryRow, query, hold))
 
+    def entry_before(self, entry: EntryRow) -> EntryRow | None:
+        """The entry that stands before another in its log, None for none."""
+        query = f"{ENTRY} WHERE owner = {self.parameter} AND n < {self.parameter[0]}2 ORDER BY n DESC LIMIT 1"
+        return next(self._rows(EntryRow, query, entry.owner, entry.n), None)
+
     def entry_count(self) -> int:
         """How many entries there are."""
         return next(self._rows(int, "SELECT count(*) FROM entry"))

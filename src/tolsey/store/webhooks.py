@@ -4,7 +4,7 @@ import base64
 import hmac
 import http.client
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -30,19 +30,23 @@ def sign(key: bytes, id_: str, seconds: int, body: str) -> str:
 
 def deliver(url: str, key: bytes, id_: str, seconds: int, body: str, *, connect: "Connect | None" = None) -> str | None:
     """POST a webhook; None if it was taken (2xx), else what went wrong. Blocks; follows no redirect."""
-    parts = urlsplit(url)
     headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "tolsey",
         "webhook-id": id_,
         "webhook-timestamp": str(seconds),
         "webhook-signature": sign(key, id_, seconds, body),
     }
+    return post(url, headers, body.encode("utf-8"), connect=connect)
+
+
+def post(url: str, headers: Mapping[str, str], body: bytes, *, connect: "Connect | None" = None) -> str | None:
+    """POST JSON; None if it was taken (2xx), else what went wrong, without the URL. Blocks; follows no redirect."""
+    parts = urlsplit(url)
+    headers = {"Content-Type": "application/json", "User-Agent": "tolsey", **headers}
     try:
         connection = (connect or _connect)(parts.scheme, parts.netloc)
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("POST", path, body.encode("utf-8"), headers)
+            connection.request("POST", path, body, headers)
             status = connection.getresponse().status
         finally:
             connection.close()
