@@ -57,8 +57,16 @@ def may(action: str | None, *query: str) -> Callable[..., Awaitable[Admin]]:
 
 
 async def identify(office: Office, request: Request, action: str | None) -> Admin:
-    """The admin that sent a request. Raises `Refused`."""
-    token = _bearer(request)
+    """The admin that sent a request, if its token allows `action`. Raises `Refused` or `Wrong`."""
+    peer = request.client.host if request.client is not None else ""
+    return await admin_of(office, _bearer(request), peer, action)
+
+
+async def admin_of(office: Office, token: str, peer: str, action: str | None) -> Admin:
+    """The admin that holds a token, if it allows `action` (None: whatever needs no particular one) from that address.
+
+    Raises `Refused` or `Wrong`.
+    """
     office.keys.refresh(office.now())
     by = None
     try:
@@ -67,8 +75,7 @@ async def identify(office: Office, request: Request, action: str | None) -> Admi
         chain = office.verifier.verify(token)
     except TokenError as error:
         raise Refused(Refusal(error.code, error.detail)) from None
-    peer = request.client.host if request.client is not None else ""
-    call = Call(request.method, request.url.path, "", peer, office.now())
+    call = Call("", "", "", peer, office.now())
     refusal = await office.revocations.check(chain) or clear_act(chain, action, call)
     if refusal is not None:
         raise Refused(refusal)

@@ -1,4 +1,4 @@
-"""The admin API as an ASGI application, with its OpenAPI document at `/api/openapi.json`.
+"""The admin API and the dashboard as one ASGI application; the OpenAPI document is at `/api/openapi.json`.
 
 Imported when it is first asked for: FastAPI is half a second and thirty megabytes that a worker never needs, and a
 supervisor only where somebody uses the API.
@@ -9,8 +9,10 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from tolsey.admin import changing, models, problems, reading
+from tolsey.admin.dashboard import Dashboard
 from tolsey.admin.office import Office
 from tolsey.gateway.cycle import Application
 
@@ -57,14 +59,15 @@ def build(office: Office) -> Application:
     problems.install(app)
     app.include_router(reading.router)
     app.include_router(changing.router)
-    return _Bounded(app)
+    return _Bounded(app, Dashboard(office).application())
 
 
 class _Bounded:
-    """Takes a request's body, within its bounds, before the application sees the request."""
+    """Takes a request's body, within its bounds, before the API or the dashboard sees the request."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
+    def __init__(self, api: FastAPI, dashboard: Starlette) -> None:
+        self._api = api
+        self._dashboard = dashboard
         self._running = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's callables
@@ -80,7 +83,8 @@ class _Bounded:
                 detail = f"a body has at most {MAX_BODY} bytes, and comes within {BODY_SECONDS:g} s"
                 await problems.answer(body, detail)(scope, receive, send)
             elif body is not None:
-                await self._app(scope, _whole(body, receive), _quiet(send))
+                app = self._api if scope["path"].startswith("/api/") else self._dashboard
+                await app(scope, _whole(body, receive), _quiet(send))
         finally:
             self._running -= 1
 
@@ -128,7 +132,7 @@ def _quiet(send: Any) -> Any:  # noqa: ANN401 - ASGI's callables
                 (b"cache-control", b"no-store"),
                 (b"x-content-type-options", b"nosniff"),
                 (b"x-frame-options", b"DENY"),
-                (b"referrer-policy", b"no-referrer"),
+                (b"referrer-policy", b"same-origin"),
             )
             message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in names)]
         await send(message)

@@ -1,4 +1,4 @@
-"""The admin listener's application: what watches over the gateway needs no token, everything else is the admin API."""
+"""The admin listener's application: what watches over the gateway needs no token, API and dashboard do."""
 
 import asyncio
 from typing import Any, Final

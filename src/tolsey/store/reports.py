@@ -3,7 +3,7 @@
 Each reads one snapshot, so that open holds and running gateways are no difference.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,22 +99,28 @@ def trail(snapshot: Snapshot, prefix_id: str | None = None) -> Iterator[TrailRow
                 below.setdefault(row.up, []).append(row.n)
             if row.id == prefix_id or (prefix_id is None and row.up is None):
                 roots.append(row.n)
-        running = {
-            each.account: each
-            for each in snapshot.windows()
-            if (whose := rows.get(each.account)) is not None
-            and whose.period is not None
-            and each.start == window(whose.period, at)[0]
-        }
+        running = running_windows(snapshot, rows, at)
         # A list for the accounts still to come, since a tree may be deeper than Python's stack.
         stack = [(n, 0) for n in reversed(roots)]
         while stack:
             n, depth = stack.pop()
-            yield _trail_row(rows[n], running.get(n), at, depth)
+            yield trail_row(rows[n], running.get(n), at, depth)
             stack += [(child, depth + 1) for child in reversed(below.get(n, ()))]
 
 
-def _trail_row(row: AccountRow, stands: WindowRow | None, at: int, depth: int) -> TrailRow:
+def running_windows(snapshot: Snapshot, rows: Mapping[int, AccountRow], at: int) -> dict[int, WindowRow]:
+    """The windows that run at the instant `at`, by the numbers of their accounts, which are in `rows`."""
+    return {
+        each.account: each
+        for each in snapshot.windows()
+        if (whose := rows.get(each.account)) is not None
+        and whose.period is not None
+        and each.start == window(whose.period, at)[0]
+    }
+
+
+def trail_row(row: AccountRow, stands: WindowRow | None, at: int, depth: int) -> TrailRow:
+    """An account as the trail shows it at the instant `at`; `stands` is its running window, if there is one."""
     standing: Standing | None = None
     if row.period is not None:
         figures = (0, 0, 0, 0) if stands is None else (stands.spent, stands.held, stands.granted, stands.observed)

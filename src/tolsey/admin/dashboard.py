@@ -1,0 +1,309 @@
+"""The dashboard: server-rendered pages on the admin listener, for whoever logs in with an admin token.
+
+Every page verifies the session's token again and asks it for the same action as the API does; what changes something is
+a form of this session's own, and an entry as over the API. Pages work without scripts; htmx opens the tree level by
+level and keeps figures up to date.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tolsey.admin import acts, models, views
+from tolsey.admin.access import Admin, admin_of
+from tolsey.admin.office import Office
+from tolsey.admin.pages import Pages
+from tolsey.admin.problems import CODES, Refused, Wrong
+from tolsey.admin.sessions import LONGEST_SECONDS, Session, Sessions
+from tolsey.errors import STATUSES, Refusal, TolseyError
+from tolsey.ledger.report import OBSERVE, Groups
+from tolsey.ledger.windows import HOUR
+from tolsey.store.chains import open_holds
+from tolsey.store.contract import Snapshot
+from tolsey.store.tallies import tallies
+
+COOKIE: Final = "tolsey_session"
+HERE: Final = Path(__file__).parent
+
+MAX_FIELDS: Final = 32
+MAX_HOLDS: Final = 500
+MAX_FIGURES: Final = 300
+"""How many accounts are kept up to date on one page."""
+
+REPORT_DAYS: Final = 7
+
+Page = Callable[["Visit"], Awaitable[Response]]
+
+
+class Visit:
+    """One request of somebody who is logged in."""
+
+    def __init__(
+        self, request: Request, office: Office, session: Session, admin: Admin, fields: dict[str, str]
+    ) -> None:
+        self.request = request
+        self.office = office
+        self.session = session
+        self.admin = admin
+        self.fields = fields
+
+    def query(self, name: str) -> str:
+        """A parameter of the query, `""` where it is not there."""
+        return self.request.query_params.get(name, "")
+
+
+class Dashboard:
+    """The application. `office` is the gateway's."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._sessions = Sessions(office.now)
+        self._pages = Pages(HERE / "templates")
+
+    def application(self) -> Starlette:
+        """The routes."""
+        page, form = self._page, self._form
+        routes = [
+            Route("/", self._home),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/overview", page("report", self._overview)),
+            Route("/tree", page("trail", self._tree)),
+            Route("/tree/level", page("trail", self._level)),
+            Route("/tree/figures", page("trail", self._figures)),
+            Route("/accounts/{id}", page("trail", self._account)),
+            Route("/accounts/{id}/grant", form("grant", self._grant), methods=["POST"]),
+            Route("/holds", page("holds", self._holds)),
+            Route("/holds/{hold}/void", form("void", self._void), methods=["POST"]),
+            Route("/holds/{hold}/refund", form("refund", self._refund), methods=["POST"]),
+            Route("/report", page("report", self._report)),
+            Route("/mint", page("mint", self._mint_form)),
+            Route("/mint", form("mint", self._mint), methods=["POST"]),
+            Route("/config", page("config", self._config)),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ]
+        return Starlette(
+            routes=routes, exception_handlers={404: self._missing, 405: self._missing, Refused: self._refusal}
+        )
+
+    # --- who is there
+
+    async def _home(self, _: Request) -> Response:
+        return RedirectResponse("/overview", 303)
+
+    async def _login(self, request: Request) -> Response:
+        onward = request.query_params.get("to", "/overview")
+        # A path of ours and nothing else: `//host` would lead away.
+        onward = onward if onward.startswith("/") and not onward.startswith(("//", "/\\")) else "/overview"
+        if request.method == "GET":
+            return self._pages.page("login.html", to=onward, problem=None)
+        _check_origin(request)
+        token = _fields(await request.body()).get("token", "").strip()
+        try:
+            await admin_of(self._office, token, _peer(request), None)
+        except Refused as error:
+            return self._pages.page("login.html", 401, to=onward, problem=error.refusal.detail)
+        except TolseyError as error:
+            return self._pages.page("login.html", 401, to=onward, problem=error.detail)
+        answer = RedirectResponse(onward, 303)
+        secure = request.headers.get("x-forwarded-proto") == "https"
+        answer.set_cookie(
+            COOKIE, self._sessions.open(token), max_age=LONGEST_SECONDS, httponly=True, samesite="strict", secure=secure
+        )
+        return answer
+
+    async def _logout(self, request: Request) -> Response:
+        session = self._sessions.find(request.cookies.get(COOKIE, ""))
+        if session is not None and session.is_form(_fields(await request.body()).get("form", "")):
+            self._sessions.close(request.cookies[COOKIE])
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(COOKIE)
+        return answer
+
+    def _page(self, action: str, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        """A page for those who are logged in with a token that allows `action`."""
+
+        async def answer(request: Request) -> Response:
+            return await self._answer(request, action, page, {})
+
+        return answer
+
+    def _form(self, action: str, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        """What a form of a page is answered with. One that is not this session's changes nothing."""
+
+        async def answer(request: Request) -> Response:
+            _check_origin(request)
+            fields = _fields(await request.body())
+            session = self._sessions.find(request.cookies.get(COOKIE, ""))
+            if session is not None and not session.is_form(fields.get("form", "")):
+                detail = "this form is not of your session: go back, load the page again, and repeat it"
+                return self._pages.problem(403, "Nothing was changed", detail)
+            return await self._answer(request, action, page, fields)
+
+        return answer
+
+    async def _answer(self, request: Request, action: str, page: Page, fields: dict[str, str]) -> Response:
+        session = self._sessions.find(request.cookies.get(COOKIE, ""))
+        if session is None:
+            return _to_login(request)
+        try:
+            admin = await admin_of(self._office, session.token, _peer(request), action)
+            return await page(Visit(request, self._office, session, admin, fields))
+        except Refused as error:
+            refusal = error.refusal
+            if refusal.status == 401:
+                self._sessions.close(request.cookies[COOKIE])
+                return _to_login(request)
+            return self._refused(refusal)
+        except ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            return self._pages.problem(422, "This cannot be read", said)
+        except TolseyError as error:
+            code = error.wrong if isinstance(error, Wrong) else error.code
+            status, title = CODES.get(code, CODES["internal_error"])
+            return self._pages.problem(status, title, error.detail)
+
+    def _refused(self, refusal: Refusal) -> Response:
+        detail = refusal.detail + (f" (caveat {refusal.caveat!r})" if refusal.caveat else "")
+        return self._pages.problem(refusal.status, STATUSES[refusal.code][1], detail)
+
+    async def _refusal(self, _: Request, error: Exception) -> Response:
+        refusal = error.refusal if isinstance(error, Refused) else Refusal("request_invalid", "")
+        return self._refused(refusal)
+
+    async def _missing(self, _request: Request, _: Exception) -> Response:
+        return self._pages.problem(404, "There is no such page", "The address is not one of the dashboard's.")
+
+    # --- pages
+
+    async def _overview(self, visit: Visit) -> Response:
+        found = await self._office.read(views.overview)
+        return self._pages.of(visit, "overview.html", seen=found)
+
+    async def _tree(self, visit: Visit) -> Response:
+        words = visit.query("q")[:128].strip()
+        level = await self._office.read(
+            lambda s: _in_tree(s, lambda tree: tree.find(words) if words else tree.level(None, 0))
+        )
+        return self._pages.of(visit, "tree.html", level=level, words=words, above=None)
+
+    async def _level(self, visit: Visit) -> Response:
+        above, offset = visit.query("above") or None, _whole(visit.query("offset"))
+        level = await self._office.read(lambda s: _in_tree(s, lambda tree: tree.level(above, offset)))
+        return self._pages.of(visit, "level.html", level=level, above=above)
+
+    async def _figures(self, visit: Visit) -> Response:
+        keys = visit.request.query_params.getlist("at")[:MAX_FIGURES]
+        nodes = await self._office.read(lambda s: _in_tree(s, lambda tree: tree.nodes(keys)))
+        return self._pages.of(visit, "figures.html", nodes=nodes)
+
+    async def _account(self, visit: Visit) -> Response:
+        return await self._account_page(visit, visit.request.path_params["id"])
+
+    async def _account_page(self, visit: Visit, prefix_id: str, said: str = "") -> Response:
+        found = await self._office.read(lambda s: views.chain_page(s, prefix_id))
+        if found is None:
+            return self._pages.problem(404, "No such account", "Nothing was charged there.")
+        return self._pages.of(visit, "account.html", chain=found, said=said, prefix_id=prefix_id)
+
+    async def _holds(self, visit: Visit) -> Response:
+        def first(snapshot: Snapshot) -> list[dict[str, object]]:
+            with snapshot:
+                return [hold.to_json() for _, hold in zip(range(MAX_HOLDS + 1), open_holds(snapshot), strict=False)]
+
+        found = await self._office.read(first)
+        return self._pages.of(visit, "holds.html", holds=found[:MAX_HOLDS], more=len(found) > MAX_HOLDS)
+
+    async def _report(self, visit: Visit) -> Response:
+        groups, refusals = Groups(["agent", "route"]), Groups(["code", "agent", "verified"])
+
+        def add_up(snapshot: Snapshot) -> None:
+            with snapshot:
+                end = snapshot.now() // HOUR + 1
+                for hour, key, counts in tallies(snapshot, end - REPORT_DAYS * 24, end):
+                    groups.add(hour, key, counts)
+                    if key.mode == OBSERVE and key.code:
+                        refusals.add(hour, key, counts)
+
+        await self._office.read(add_up)
+        return self._pages.of(visit, "report.html", groups=groups.found(), refusals=refusals.found(), days=REPORT_DAYS)
+
+    async def _config(self, visit: Visit) -> Response:
+        return self._pages.of(visit, "config.html", state=self._office.state())
+
+    async def _mint_form(self, visit: Visit) -> Response:
+        return self._pages.of(visit, "mint.html", minted=None, filled={})
+
+    # --- what changes something
+
+    async def _mint(self, visit: Visit) -> Response:
+        fields = {name: value.strip() for name, value in visit.fields.items()}
+        body = models.MintBody(
+            label=fields.get("label", ""),
+            budget=fields.get("budget") or None,
+            scope=fields.get("scope") or None,
+            expires=fields.get("expires") or None,
+            caveats=[line.strip() for line in fields.get("caveats", "").splitlines() if line.strip()],
+            free_calls_only=not fields.get("budget"),
+            reason=fields.get("reason") or None,
+        )
+        minted = await acts.mint(self._office, visit.admin, body)
+        return self._pages.of(visit, "mint.html", minted=minted, filled={})
+
+    async def _grant(self, visit: Visit) -> Response:
+        prefix_id = visit.request.path_params["id"]
+        body = models.GrantBody(amount=visit.fields.get("amount", ""), reason=visit.fields.get("reason", ""))
+        more, left = await acts.grant(self._office, visit.admin, prefix_id, body)
+        return await self._account_page(visit, prefix_id, f"Granted {more}; {left} are left.")
+
+    async def _void(self, visit: Visit) -> Response:
+        hold = visit.request.path_params["hold"]
+        back, was = await acts.void(self._office, visit.admin, hold, models.Why(reason=visit.fields.get("reason", "")))
+        return self._pages.of(visit, "done.html", said=f"Voided hold {hold}, which was {was}: {back} returned.")
+
+    async def _refund(self, visit: Visit) -> Response:
+        hold = visit.request.path_params["hold"]
+        body = models.RefundBody(amount=visit.fields.get("amount") or None, reason=visit.fields.get("reason", ""))
+        back = await acts.refund(self._office, visit.admin, hold, body)
+        return self._pages.of(visit, "done.html", said=f"Refunded {back} of hold {hold}.")
+
+
+def _in_tree(snapshot: Snapshot, what: Callable[[views.Tree], Any]) -> Any:  # noqa: ANN401 - whatever `what` finds
+    with snapshot:
+        return what(views.Tree(snapshot))
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    """The fields of a form, each once. Raises ValueError."""
+    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse a form that another site has sent, where the browser says so."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Refused(Refusal("request_invalid", "the form was sent by another site"))
+
+
+def _to_login(request: Request) -> Response:
+    """To the log-in page, and back to where one was going."""
+    if "hx-request" in request.headers:
+        return Response(status_code=401, headers={"HX-Redirect": "/login"})
+    back = request.url.path if request.method == "GET" else "/overview"
+    return RedirectResponse(f"/login?to={quote(back)}", 303)
