@@ -255,10 +255,11 @@ def test_attenuating_for_those_who_cannot(gateway: Gateway, api: Api) -> None:
 # --- who gets nothing
 
 PATHS = {
-    **dict.fromkeys(("trail", "holds", "report", "keys", "config"), "GET"),
+    **dict.fromkeys(("trail", "holds", "revoked", "report", "keys", "config"), "GET"),
     **dict.fromkeys(
         ("mint", "attenuate", "keys/rotate", "keys/abc/drop", "holds/abc/void", "holds/abc/refund"), "POST"
     ),
+    **dict.fromkeys(("revoke", f"revoked/{UNKNOWN}/unrevoke"), "POST"),
     f"accounts/{UNKNOWN}/grant": "POST",
 }
 

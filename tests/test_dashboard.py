@@ -179,8 +179,9 @@ def test_the_tree_opens_level_by_level(gateway: Gateway, browser: Browser) -> No
         assert gateway.ask("GET", "/api/v1/search", token=child).status == 200
     grandchild = child_of(children[-1], "label = grandchild n", "budget = 0.02 USD")
     assert gateway.ask("GET", "/api/v1/search", token=grandchild).status == 200
+    whole = re.compile(r">wide</bdi>.*?1\.03</b> spent, <b>98\.97</b> left of 100 USD; 103 calls", re.DOTALL)
+    until(lambda: whole.search(browser.page("/tree")), "every call is settled")
     page = browser.page("/tree")
-    assert re.search(r">wide</bdi>.*?1\.03</b> spent, <b>98\.97</b> left of 100 USD; 103 calls", page, re.DOTALL)
     assert f"{PAGE + 2} below" in page
     assert "child-0" not in page
     (wide,) = [row for row in trail(gateway.ledger) if row.label == "wide"]

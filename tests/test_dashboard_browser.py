@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.admins import admin_token
-from tests.gateways import Gateway, child_of
+from tests.gateways import Gateway, child_of, until
 from tests.upstreams import Upstream
 
 CHROMIUM = shutil.which("chromium")
@@ -99,6 +99,23 @@ def test_mint_spend_and_watch_the_bar_move(gateway: Gateway, page: Page, upstrea
     page.get_by_label("Reason").locator("visible=true").fill("the answer was wrong")
     page.get_by_role("button", name="Refund").click()
     expect(page.get_by_role("status")).to_contain_text("Refunded 0.5 USD")
+
+
+def test_revoke_and_see_the_next_call_refused(gateway: Gateway, page: Page) -> None:
+    root = gateway.mint("label = leaky n", "budget = 10 USD")
+    child = child_of(root, "label = below n", "budget = 1 USD")
+    assert gateway.ask("GET", "/api/v1/search", token=child).status == 200
+    page.goto("/tree?q=leaky")
+    page.get_by_role("link", name="leaky").click()
+    page.get_by_role("link", name="Revoke …").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Revoke leaky?")
+    expect(page.get_by_role("main")).to_contain_text("the 1 below it that were seen")
+    page.get_by_label("Reason").fill("found in a log")
+    page.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("status")).to_contain_text("every token that holds it is refused")
+    until(lambda: gateway.ask("GET", "/api/v1/search", token=child).status == 403, "the child is refused", 3)
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Revoked").click()
+    expect(page.get_by_role("main")).to_contain_text("found in a log")
 
 
 def test_keys_alone_open_the_tree(gateway: Gateway, page: Page) -> None:

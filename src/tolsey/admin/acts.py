@@ -4,9 +4,11 @@ from tolsey.admin import models
 from tolsey.admin.access import Admin
 from tolsey.admin.office import Office
 from tolsey.admin.problems import Refused, Wrong
-from tolsey.errors import Refusal, TokenMalformed, TolseyError
+from tolsey.errors import Refusal, TokenError, TokenMalformed, TolseyError
+from tolsey.ledger.revoking import Handle, Revised, Revocation, handle_of
 from tolsey.store import by_hand, minting
 from tolsey.token.admin import bound, charge_of, charge_of_grant, is_bound, refuse_minting
+from tolsey.token.caveats import format_time
 from tolsey.token.macaroon import Macaroon, prefix_id
 from tolsey.units import Amount, parse_amount
 
@@ -89,6 +91,35 @@ async def refund(office: Office, admin: Admin, hold: str, body: models.RefundBod
     _check_own(admin, hold)
     async with office.changing() as ledger:
         return await by_hand.refund(ledger, hold, wanted, who=admin.who, reason=body.reason)
+
+
+async def revoke(office: Office, admin: Admin, body: models.RevokeBody) -> tuple[Handle, Revised]:
+    """Revoke a prefix id or a Link of a token; what it was, and what became of it."""
+    handle = Handle(body.prefix_id or "", None, None, None)
+    if body.token is not None:
+        try:
+            # What stands behind the colon is the preimage of a paid token.
+            macaroon, *_ = Macaroon.deserialize_all(body.token.partition(":")[0])
+            handle = handle_of(macaroon, office.keys.keyring.derived, body.link)
+        except TokenError as error:
+            # Not the code of a token that opens nothing: that is about the admin's own.
+            raise Wrong("request_invalid", error.detail) from None
+    async with office.changing() as ledger:
+        return handle, await by_hand.revoke(ledger, handle, who=admin.who, reason=body.reason)
+
+
+async def unrevoke(office: Office, admin: Admin, prefix_id: str, body: models.Why) -> Revocation:
+    """Take a revocation back; return it as it stood."""
+    async with office.changing() as ledger:
+        return await by_hand.unrevoke(ledger, prefix_id, who=admin.who, reason=body.reason)
+
+
+def revocation(found: Revocation | None) -> dict[str, str | None]:
+    """A revocation as the API shows it."""
+    if found is None:
+        raise AssertionError("what was revoked is revoked")
+    until = None if found.expires is None else format_time(found.expires)
+    return {"prefix_id": found.id, "since": format_time(found.since), "until": until, "note": found.note}
 
 
 def _check_own(admin: Admin, hold: str) -> None:

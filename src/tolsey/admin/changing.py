@@ -87,6 +87,27 @@ def _returned(hold: str, was: str, back: Amount, reason: str, admin: Admin) -> B
     )
 
 
+@router.post("/revoke", response_model=models.Revoked)
+async def revoke(office: Place, admin: Annotated[Admin, Depends(may("revoke"))], body: models.RevokeBody) -> object:
+    """Refuse a token, also an admin token, and all that was or will be made from it, within a second."""
+    handle, revised = await acts.revoke(office, admin, body)
+    return {
+        **acts.revocation(revised.revocation),
+        "link": handle.number,
+        "label": handle.label,
+        "changed": revised.changed,
+    }
+
+
+@router.post("/revoked/{prefix_id}/unrevoke", response_model=models.Unrevoked)
+async def unrevoke(
+    office: Place, admin: Annotated[Admin, Depends(may("unrevoke"))], prefix_id: models.PrefixId, body: models.Why
+) -> object:
+    """Take a revocation back."""
+    before = acts.revocation(await acts.unrevoke(office, admin, prefix_id, body))
+    return {**before, "reason": body.reason, "by": admin.who}
+
+
 @router.post("/keys/rotate", response_model=models.Rotated)
 async def rotate(office: Place, admin: Annotated[Admin, Depends(may("rotate"))], body: models.RotateBody) -> object:
     """Add a root key, with which new tokens of its kind are made. Those made with the older ones still verify.

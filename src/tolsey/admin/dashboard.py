@@ -26,8 +26,10 @@ from tolsey.admin.sessions import LONGEST_SECONDS, Session, Sessions
 from tolsey.errors import STATUSES, Refusal, TolseyError
 from tolsey.ledger.report import OBSERVE, Groups
 from tolsey.ledger.windows import HOUR
+from tolsey.store.by_hand import AccountUnknown
 from tolsey.store.chains import open_holds
 from tolsey.store.contract import Snapshot
+from tolsey.store.revocations import standing
 from tolsey.store.tallies import tallies
 
 COOKIE: Final = "tolsey_session"
@@ -81,6 +83,10 @@ class Dashboard:
             Route("/tree/figures", page("trail", self._figures)),
             Route("/accounts/{id}", page("trail", self._account)),
             Route("/accounts/{id}/grant", form("grant", self._grant), methods=["POST"]),
+            Route("/accounts/{id}/revoke", page("revoke", self._revoke_form)),
+            Route("/accounts/{id}/revoke", form("revoke", self._revoke), methods=["POST"]),
+            Route("/revoked", page("revoked", self._revoked)),
+            Route("/revoked/{id}/unrevoke", form("unrevoke", self._unrevoke), methods=["POST"]),
             Route("/holds", page("holds", self._holds)),
             Route("/holds/{hold}/void", form("void", self._void), methods=["POST"]),
             Route("/holds/{hold}/refund", form("refund", self._refund), methods=["POST"]),
@@ -159,7 +165,7 @@ class Dashboard:
             return await page(Visit(request, self._office, session, admin, fields))
         except Refused as error:
             refusal = error.refusal
-            if refusal.status == 401:
+            if refusal.status == 401 or refusal.code == "token_revoked":
                 self._sessions.close(request.cookies[COOKIE])
                 return _to_login(request)
             return self._refused(refusal)
@@ -263,6 +269,29 @@ class Dashboard:
         body = models.GrantBody(amount=visit.fields.get("amount", ""), reason=visit.fields.get("reason", ""))
         more, left = await acts.grant(self._office, visit.admin, prefix_id, body)
         return await self._account_page(visit, prefix_id, f"Granted {more}; {left} are left.")
+
+    async def _revoke_form(self, visit: Visit) -> Response:
+        prefix_id = visit.request.path_params["id"]
+        found = await self._office.read(lambda s: views.chain_page(s, prefix_id))
+        if found is None:
+            raise AccountUnknown("nothing was charged there")
+        return self._pages.of(visit, "revoke.html", chain=found, prefix_id=prefix_id)
+
+    async def _revoke(self, visit: Visit) -> Response:
+        prefix_id = visit.request.path_params["id"]
+        body = models.RevokeBody(prefix_id=prefix_id, link=None, reason=visit.fields.get("reason", ""))
+        await acts.revoke(self._office, visit.admin, body)
+        return self._pages.of(visit, "done.html", said=f"Revoked {prefix_id}: every token that holds it is refused.")
+
+    async def _revoked(self, visit: Visit) -> Response:
+        found = [acts.revocation(each) for each in await self._office.read(standing)]
+        return self._pages.of(visit, "revoked.html", revocations=found)
+
+    async def _unrevoke(self, visit: Visit) -> Response:
+        prefix_id = visit.request.path_params["id"]
+        why = models.Why(reason=visit.fields.get("reason", ""))
+        await acts.unrevoke(self._office, visit.admin, prefix_id, why)
+        return self._pages.of(visit, "done.html", said=f"{prefix_id} is not revoked any more.")
 
     async def _void(self, visit: Visit) -> Response:
         hold = visit.request.path_params["hold"]

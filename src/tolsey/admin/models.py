@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tolsey.admin.problems import CODES
 from tolsey.token.wire import LIMITS
@@ -180,6 +180,58 @@ class GrantOut(BaseModel):
     granted: str
     unit: str
     left: str
+    reason: str
+    by: str
+
+
+class RevokeBody(Body):
+    """What is to be refused from now on: a prefix id, or a token, whose last Link it is, or the one of a number."""
+
+    prefix_id: PrefixId | None = None
+    token: TokenText | None = None
+    link: int | None = Field(
+        None, ge=0, le=64, description="Of a token: the number of the Link; its last, if left out."
+    )
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _one(self) -> "RevokeBody":
+        if (self.prefix_id is None) == (self.token is None):
+            raise ValueError("give a prefix_id or a token")
+        if self.link is not None and self.token is None:
+            raise ValueError("link chooses a Link of a token; a prefix id is what it is")
+        return self
+
+
+class RevocationOut(BaseModel):
+    """A prefix that is revoked: since when, until when it matters (null: for ever), by whom and why."""
+
+    prefix_id: PrefixId
+    since: str
+    until: str | None
+    note: str
+
+
+class Revoked(RevocationOut):
+    """What is revoked now. `changed` is false where it was revoked before; `label` is that of a token's Link."""
+
+    link: int | None
+    label: str | None
+    changed: bool
+
+
+class Revocations(BaseModel):
+    """What is revoked, oldest first."""
+
+    revocations: list[RevocationOut]
+
+
+class Unrevoked(BaseModel):
+    """What is revoked no more."""
+
+    prefix_id: PrefixId
+    since: str
+    note: str
     reason: str
     by: str
 

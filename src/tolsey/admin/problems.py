@@ -34,6 +34,8 @@ CODES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "account_unknown": (404, "No such account"),
         "hold_unknown": (404, "No such hold"),
         "key_unknown": (404, "No such key"),
+        "link_unknown": (404, "The token has no such Link"),
+        "revocation_unknown": (404, "Not revoked"),
         "grant_refused": (409, "This cannot be granted"),
         "hold_refused": (409, "This cannot be done with the hold"),
         "key_in_use": (409, "The key is the current one"),

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime
 
-from tolsey.admin import models
+from tolsey.admin import acts, models
 from tolsey.admin.access import Admin, Place, may
 from tolsey.admin.problems import Wrong
 from tolsey.ledger.report import DIMENSIONS, OBSERVE, Groups, document, read_dimensions
@@ -18,6 +18,7 @@ from tolsey.store.chains import open_holds
 from tolsey.store.contract import Snapshot
 from tolsey.store.minting import KIND_NAMES
 from tolsey.store.reports import TrailRow, trail
+from tolsey.store.revocations import standing
 from tolsey.store.tallies import tallies
 from tolsey.token.admin import actions_of
 from tolsey.token.admin_caveats import ACTIONS
@@ -93,6 +94,12 @@ async def read_holds(office: Place, _: Annotated[Admin, Depends(may("holds", "li
 
     found = await office.read(first)
     return {"holds": found[:limit], "more": len(found) > limit}
+
+
+@router.get("/revoked", response_model=models.Revocations)
+async def read_revoked(office: Place, _: Annotated[Admin, Depends(may("revoked"))]) -> object:
+    """List what is revoked, oldest first."""
+    return {"revocations": [acts.revocation(each) for each in await office.read(standing)]}
 
 
 @router.get("/report")

@@ -1,7 +1,7 @@
 """What the dashboard's pages show, read from one snapshot each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -184,11 +184,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ChainPage:
-    """One account, those above it from the root, and what happened on it lately, newest first."""
+    """One account in all its units, those above it from the root, and what happened on it and below it lately, newest
+    first. `family` is how many accounts there are, it and all below it.
+    """
 
     nodes: list[Node]
     above: list[Node]
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Entry]
+    family: int
 
 
 def chain_page(snapshot: Snapshot, prefix_id: str) -> ChainPage | None:
@@ -204,7 +207,7 @@ def chain_page(snapshot: Snapshot, prefix_id: str) -> ChainPage | None:
         latest = snapshot.entries(max(0, snapshot.last_entry() - RECENT_ENTRIES))
         recent = [entry for entry in latest if entry.leaf in family or entry.counter in family]
         entries = [_entry(tree.rows, entry) for entry in recent[: -RECENT_CALLS - 1 : -1]]
-        return ChainPage([tree.node(n) for n in numbers], above, entries)
+        return ChainPage([tree.node(n) for n in numbers], above, entries, len(family))
 
 
 def _entry(rows: Mapping[int, AccountRow], entry: EntryRow) -> Entry:
