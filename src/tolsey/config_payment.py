@@ -37,7 +37,8 @@ class Payment:
     """How strangers pay. `url` is the node's, `ca` the file of the certificate that it is trusted by; both are missing
     for the fake. `offers` have the scopes and methods of their routes; `default` names those of a route that says
     nothing. `rates` are sats for one of a unit; `challenges` is for each client, `timeout` of the node and
-    `invoice_expiry` are in seconds. With `aperture` every refused credential is answered with 402, as Aperture does.
+    `invoice_expiry` are in seconds. With `aperture` every refused credential is answered with 402, as Aperture does;
+    with `mpp` a single call can also be paid for under the `Payment` scheme.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class Payment:
     timeout: float
     invoice_expiry: int
     aperture: bool
+    mpp: bool
     service: str
 
 
@@ -107,6 +109,7 @@ def read_payment(document: Table, base: Path, env: Mapping[str, str], *, sends: 
         table.read("timeout", seconds(60), 5.0),
         table.read("invoice_expiry", whole(60, LONGEST_INVOICE), 600),
         table.read("aperture", lines.boolean, False),
+        table.read("mpp", lines.boolean, False),
         table.read("service", _service, "Tolsey"),
     )
     names: list[str] = []

@@ -87,6 +87,10 @@ def desk_of(
     if payment is None:
         return None
     keys.keyring.with_key(L402)
+
+    def key_of(key_id: str) -> bytes | None:
+        return keys.derived(L402, key_id, time.time_ns())
+
     invoicer: Invoicer
     if payment.backend == "fake":
         invoicer = FakeNode(hmac.digest(keys.keyring.current(L402)[1], b"fake payments", "sha256"))
@@ -95,13 +99,15 @@ def desk_of(
     return Desk(
         offers=payment.offers,
         rates=payment.rates,
-        verifier=Verifier(L402, lambda key_id: keys.derived(L402, key_id, time.time_ns()), config.limits),
+        verifier=Verifier(L402, key_of, config.limits),
         key=lambda: keys.keyring.current(L402),
+        key_of=key_of,
         invoicer=invoicer,
         book=book,
         challenges=payment.challenges,
         seconds=payment.invoice_expiry,
         aperture=payment.aperture,
+        mpp_too=payment.mpp,
         service=payment.service,
         now=now,
     )

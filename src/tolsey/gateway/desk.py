@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tolsey.call import Call
-from tolsey.errors import LedgerUnavailable, Refusal
+from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.routes import Route
 from tolsey.l402.offers import SAT, Offer, Rates, Terms, mint_unpaid, purse_of, sat_text, terms_of
@@ -23,10 +23,13 @@ from tolsey.ledger.events import Granted, Pay
 from tolsey.ledger.windows import spacing
 from tolsey.pricing.tariff import Quote
 from tolsey.store.book import Book
-from tolsey.store.invoices import Invoicer, NodeAway
+from tolsey.store.invoices import Drawn, Invoicer, NodeAway
+from tolsey.token import mpp
+from tolsey.token.bolt11 import InvoiceInvalid, read_invoice
 from tolsey.token.caveats import SECOND, RateCaveat, format_time
 from tolsey.token.chain import Chain
 from tolsey.token.l402 import Challenge, Payment, Presented, check_preimage, write_challenge, write_old_challenge
+from tolsey.token.macaroon import derive_key
 from tolsey.token.verifier import Verifier
 from tolsey.units import NANO, format_nano
 
@@ -49,6 +52,9 @@ MANIFEST_LINK: Final = (b"link", f'<{MANIFEST}>; rel="l402-manifest"'.encode("as
 
 OFFER_HEADER: Final = b"tolsey-offer"
 """In which a caller may name the offer of the route that it wants a challenge for, if not for the first."""
+
+ACCEPT_HEADER: Final = b"accept-payment"
+"""In which a caller may say that it pays under the `Payment` scheme; then an offer for a single call comes first."""
 
 FAKE_HEADER: Final = (b"tolsey-payment", b"fake")
 """On every answer of a gateway whose payments are worth nothing."""
@@ -97,8 +103,9 @@ class Pace:
 
 
 class Desk:
-    """One worker's desk. `key` returns the id and the secret of the current key for paid tokens; `now` nanoseconds
-    since the epoch. `seconds` is how long an invoice can be paid, `service` what the whole is called.
+    """One worker's desk. `key` returns the id and the secret of the current key for paid tokens, `key_of` what chains
+    begin with under a key id; `now` nanoseconds since the epoch. `seconds` is how long an invoice can be paid,
+    `service` what the whole is called. With `mpp_too` a single call can also be paid for under the `Payment` scheme.
     """
 
     def __init__(
@@ -108,11 +115,13 @@ class Desk:
         rates: Rates,
         verifier: Verifier,
         key: Callable[[], tuple[str, bytes]],
+        key_of: Callable[[str], bytes | None],
         invoicer: Invoicer,
         book: Book,
         challenges: RateCaveat,
         seconds: int,
         aperture: bool,
+        mpp_too: bool,
         service: str,
         now: Callable[[], int],
     ) -> None:
@@ -123,10 +132,12 @@ class Desk:
         self.invoicer = invoicer
         self.marks = (FAKE_HEADER,) if invoicer.fake else ()
         self._key = key
+        self._key_of = key_of
         self._book = book
         self._pace = Pace(challenges)
         self._seconds = seconds
         self._aperture = aperture
+        self.mpp_too = mpp_too
         self._now = now
         self._paid: OrderedDict[str, None] = OrderedDict()
 
@@ -137,6 +148,11 @@ class Desk:
         if payment is None:
             raise AssertionError("the verifier of paid tokens lets no other kind through")
         check_preimage(presented.preimage, payment.hash)
+        if presented.echo is not None:
+            derived = self._key_of(payment.key_id)
+            if derived is None:
+                raise KeyUnknown("no key of this gateway's wrote the challenge")
+            mpp.check_echo(mpp.challenge_key(derived), presented.echo)
         return chain
 
     async def settle(self, chain: Chain, payment: Payment) -> Refusal | None:
@@ -164,8 +180,7 @@ class Desk:
         """What a refused call is answered with: the refusal itself, or a challenge where a payment would help."""
         if not self._would_help(refusal, headers):
             return Answer(refusal)
-        wished = [value.decode("latin-1").strip() for name, value in headers if name == OFFER_HEADER]
-        names = sorted(route.offers, key=lambda name: name not in wished)
+        names = sorted(route.offers, key=self._preference(headers))
         offered = [terms for name in names if (terms := self._terms(name, route, call, headers, size))]
         return await self._challenge(refusal, offered, call.peer) if offered else Answer(refusal)
 
@@ -185,6 +200,18 @@ class Desk:
             return refusal.status == 401 or (paid and refusal.code in _OLD_CURED)
         # Whoever holds another token spends what its minter gave, and is not asked for money of his own.
         return paid and refusal.code in _CURED
+
+    def _preference(self, headers: header_rules.Headers) -> Callable[[str], tuple[bool, bool]]:
+        """The order of offers for a caller: first the one that it names, then, if it pays so, those that MPP sells."""
+        wished = [value.decode("latin-1").strip() for name, value in headers if name == OFFER_HEADER]
+        accepted = [value.decode("latin-1") for name, value in headers if name == ACCEPT_HEADER]
+        single = self.mpp_too and mpp.prefers_charge(accepted)
+        return lambda name: (name not in wished, single and not self._is_single(name))
+
+    def _is_single(self, name: str) -> bool:
+        """Whether an offer is good for one call and no more, which is all that a charge under MPP can be for."""
+        offer = self.offers.get(name)
+        return offer is not None and (offer.budget is None or offer.calls == 1)
 
     def _terms(
         self, name: str, route: Route, call: Call, headers: header_rules.Headers, size: int | None
@@ -220,6 +247,20 @@ class Desk:
     def _terms_of(self, offer: Offer) -> Terms | None:
         return terms_of(offer, self.rates, now=self._now(), grace=self._seconds * SECOND)
 
+    def _charge(self, terms: Terms, drawn: Drawn) -> mpp.Charge:
+        """What a `Payment` challenge asks for, but for the macaroon. Its members must be those of the invoice, so they
+        are read from it. Raises `NodeAway` if that is not what was asked of the node.
+        """
+        try:
+            invoice = read_invoice(drawn.invoice)
+        except InvoiceInvalid:
+            raise NodeAway("the node's invoice cannot be read") from None
+        if (invoice.payment_hash, invoice.msat) != (drawn.payment_hash, terms.sat * 1000):
+            raise NodeAway("the node's invoice is not what was asked for")
+        expires = min(self._now() + self._seconds * SECOND, invoice.expires * SECOND)
+        network = mpp.NETWORKS[invoice.network]
+        return mpp.Charge("", drawn.invoice, drawn.payment_hash.hex(), terms.sat, network, format_time(expires))
+
     async def _challenge(self, refusal: Refusal, offered: Sequence[Terms], peer: str) -> Answer:
         """A challenge for the first of these terms, and where the others are to be had."""
         terms = offered[0]
@@ -229,6 +270,7 @@ class Desk:
             return Answer(Refusal("rate_limited", "you ask for too many invoices", retry_after=seconds))
         try:
             drawn = await self.invoicer.draw(terms.sat, self._seconds)
+            charge = self._charge(terms, drawn) if self.mpp_too and terms.calls == 1 else None
         except NodeAway:
             return Answer(Refusal("payment_unavailable", "no invoice can be had at the moment; paid tokens go on"))
         key_id, root_key = self._key()
@@ -245,6 +287,9 @@ class Desk:
             lines = [write_old_challenge(challenge, scheme) for scheme in ("LSAT", "L402")]
         else:
             lines = [write_challenge(challenge)]
+        if charge is not None:
+            key = mpp.challenge_key(derive_key(root_key))
+            lines.append(mpp.write_challenge(key, charge._replace(macaroon=challenge.macaroon)))
         if refusal.status != 402 or refusal.code == "payment_required":
             refusal = Refusal("payment_required", _how(terms, refusal))
         return Answer(

@@ -6,6 +6,7 @@ from typing import Final
 
 from tolsey.errors import Refusal, TokenError
 from tolsey.gateway.trace import Trace
+from tolsey.token import mpp
 from tolsey.token.caveats import Network
 from tolsey.token.l402 import SCHEMES, Presented, read_credential
 from tolsey.token.macaroon import Macaroon
@@ -49,7 +50,7 @@ _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
 def credential(headers: Headers) -> str | Presented | Refusal:
-    """The token that a request carries, or why there is not exactly one. One under L402's scheme is a paid one."""
+    """The token that a request carries, or why there is not exactly one. `L402` and `Payment` have paid ones."""
     found: str | Presented | Refusal | None = None
     count = 0
     for name, value in headers:
@@ -69,9 +70,9 @@ def credential(headers: Headers) -> str | Presented | Refusal:
 
 
 def _of_scheme(scheme: str, rest: str) -> str | Presented | Refusal | None:
-    if scheme in SCHEMES:
+    if scheme in SCHEMES or scheme == mpp.SCHEME:
         try:
-            return read_credential(rest)
+            return mpp.read_credential(rest) if scheme == mpp.SCHEME else read_credential(rest)
         except TokenError as error:
             return Refusal(error.code, error.detail)
     return rest if scheme == "bearer" else None
@@ -91,6 +92,9 @@ def is_ours(name: bytes, value: bytes) -> bool:
         scheme, _, text = text.partition(" ")
         if scheme.lower() in SCHEMES:
             return True
+        if scheme.lower() == mpp.SCHEME:
+            # The upstream of a public route may ask for payments of its own under that scheme.
+            return isinstance(_of_scheme(mpp.SCHEME, text.strip()), Presented)
     text = text.strip()
     if text.startswith("tolsey"):
         return True

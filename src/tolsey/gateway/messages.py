@@ -16,12 +16,17 @@ from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.upstream import WHOLE_BYTES, Exchange
 from tolsey.ledger.events import Claim, Granted
 from tolsey.pricing.tariff import Quote
+from tolsey.token.caveats import format_time
 from tolsey.token.chain import Chain, Charge
+from tolsey.token.mpp import write_receipt
 from tolsey.token.tags import write_tags
 from tolsey.units import format_nano
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
+
+RECEIPT: Final = b"payment-receipt"
+"""What is told of a payment under the `Payment` scheme."""
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
@@ -84,7 +89,10 @@ def headers_down(
     """The upstream's headers, and what the call cost; with `disclose_chain` what is left on the chain too."""
     upstream = route.upstream
     headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
-    return headers + funds_headers(record, cleared, granted, disclose_chain=disclose_chain)
+    headers += funds_headers(record, cleared, granted, disclose_chain=disclose_chain)
+    if record.challenge and 200 <= exchange.status < 300:
+        headers = _with_receipt(headers, record, None if cleared is None else cleared.chain)
+    return headers
 
 
 def funds_headers(
@@ -101,6 +109,22 @@ def funds_headers(
     if granted is not None and cleared is not None and granted.remaining is not None and disclose_chain:
         headers.append((b"tolsey-remaining", money(granted.remaining, cleared).encode("ascii")))
     return headers
+
+
+def _with_receipt(
+    headers: list[tuple[bytes, bytes]], record: CallRecord, chain: Chain | None
+) -> list[tuple[bytes, bytes]]:
+    """The headers with the receipt of a call that was paid for under the `Payment` scheme; none but the client may keep
+    such an answer.
+    """
+    payment = None if chain is None else chain.identifier.payment
+    if payment is None:
+        return headers
+    caching = b",".join(value.lower() for name, value in headers if name == b"cache-control").split(b",")
+    private = any(directive.strip() in (b"no-store", b"private") for directive in caching)
+    headers = [header for header in headers if header[0] != RECEIPT and (private or header[0] != b"cache-control")]
+    headers.append((RECEIPT, write_receipt(payment.hash, record.challenge, format_time(record.at)).encode("ascii")))
+    return headers if private else [*headers, (b"cache-control", b"private")]
 
 
 async def send_down(

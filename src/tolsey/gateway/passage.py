@@ -215,7 +215,7 @@ class Passage:
         except TokenError as error:
             record.unknown_key = isinstance(error, KeyUnknown)
             return Refusal(error.code, error.detail)
-        record.links = chain.links
+        record.shown(token, chain)
         return chain
 
     def _price(

@@ -10,7 +10,8 @@ from tolsey.errors import Refusal
 from tolsey.gateway.trace import Trace
 from tolsey.ledger.events import Observe
 from tolsey.pricing.llm import Api, Asked
-from tolsey.token.chain import Link
+from tolsey.token.chain import Chain, Link
+from tolsey.token.l402 import Presented
 from tolsey.token.tags import Tags
 from tolsey.units import format_nano
 
@@ -66,6 +67,7 @@ class CallRecord:
     llm: LlmCall | None = None
     links: tuple[Link, ...] = ()
     agent: str = ""
+    challenge: str = ""
     tags: Tags = ()
     observed: str | None = None
     observe: Observe | None = None
@@ -94,6 +96,12 @@ class CallRecord:
     def charge(self, nano: int, unit: str) -> None:
         """Say what the call costs."""
         self.nano, self.unit, self.cost = nano, unit, _money(nano, unit)
+
+    def shown(self, token: str | Presented, chain: Chain) -> None:
+        """Say which token was verified, and what it is."""
+        self.links = chain.links
+        if isinstance(token, Presented) and token.echo is not None:
+            self.challenge = token.echo.id
 
     @property
     def team(self) -> str:

@@ -173,6 +173,8 @@ def for_models(desk: Desk, routes: tuple[Route, ...]) -> Iterator[str]:
     yield 'A call without a token is answered with 402 and a challenge: `WWW-Authenticate: L402 macaroon="…",'
     yield 'invoice="…"`. Pay the invoice, and send the call again with `Authorization: L402 <macaroon>:<preimage>`. The'
     yield "token is a purse: it is good until it is spent or expires, and you can hand on narrower ones offline."
+    if desk.mpp_too:
+        yield "A single call can also be paid for by the `Payment` scheme: say `Accept-Payment: lightning/charge`."
     yield f"`{MANIFEST}` says the same for programs."
     yield ""
     yield "## Offers"

@@ -52,11 +52,21 @@ class Payment(NamedTuple):
     sat: int
 
 
+class Echo(NamedTuple):
+    """What a credential of the `Payment` scheme says of the challenge that it answers: its id, and what that binds."""
+
+    id: str
+    bound: str
+
+
 class Presented(NamedTuple):
-    """A paid token as it is presented: the macaroon's text, and the preimage, which proves the payment."""
+    """A paid token as it is presented: the macaroon's text, and the preimage, which proves the payment. `echo` is there
+    under the `Payment` scheme.
+    """
 
     token: str
     preimage: bytes
+    echo: Echo | None = None
 
     def __repr__(self) -> str:
         """Never shows either: both together are money."""
@@ -103,9 +113,16 @@ def check_preimage(preimage: bytes, payment_hash: str) -> None:
 def read_credential(text: str) -> Presented:
     """Read what stands behind the scheme: `<base64>[,<base64>…]:<preimage, 64 hex digits>`. Raises `TokenMalformed`."""
     token, colon, preimage = text.strip().rpartition(":")
-    if not colon or not token or _PREIMAGE.fullmatch(preimage) is None:
-        raise TokenMalformed("a paid token is presented as 'L402 <macaroon>:<preimage>', the preimage as 64 hex digits")
-    return Presented(token, bytes.fromhex(preimage))
+    if not colon or not token:
+        raise TokenMalformed("a paid token is presented as 'L402 <macaroon>:<preimage>'")
+    return Presented(token, read_preimage(preimage))
+
+
+def read_preimage(text: str) -> bytes:
+    """Read a preimage: 64 hex digits, of either case. Raises `TokenMalformed`."""
+    if _PREIMAGE.fullmatch(text) is None:
+        raise TokenMalformed("a preimage is 64 hex digits")
+    return bytes.fromhex(text)
 
 
 def write_credential(token: str, preimage: bytes) -> str:
