@@ -34,7 +34,7 @@ FLOORS = {
     "admin": 5,
     "cli": 6,
     "config": 6,
-    **dict.fromkeys([f"config_{part}" for part in CONFIG_PARTS], 6),
+    **dict.fromkeys(["asgi", *(f"config_{part}" for part in CONFIG_PARTS)], 6),
     "model_prices": 6,
     "testing": 6,
     "__main__": 6,
@@ -45,13 +45,12 @@ SDK = {"__init__", "approval", "httpx", "pay", "refusals"}
 """What a sub-agent imports: it may use clock and randomness, and imports floors 0 and 1 only."""
 
 SIDEWAYS = {
-    ("audit", "ledger"),
-    *(("cli", part) for part in ("config", "model_prices", "testing", *(f"config_{part}" for part in CONFIG_PARTS))),
+    *(("audit", "ledger"), ("cli", "testing"), ("asgi", "cli"), ("__main__", "cli")),
+    *((who, p) for who in ("asgi", "cli") for p in ("config", "model_prices", *(f"config_{x}" for x in CONFIG_PARTS))),
     *(("config", f"config_{part}") for part in CONFIG_PARTS),
     *((f"config_{part}", f"config_{of}") for part in CONFIG_PARTS for of in ("lines", "secrets")),
     ("config_payment", "config_prices"),
     ("model_prices", "config_prices"),
-    ("__main__", "cli"),
 }
 """(importer, imported) pairs on one floor that are allowed."""
 

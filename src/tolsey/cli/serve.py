@@ -25,23 +25,16 @@ from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, M
 from tolsey.cli import logs
 from tolsey.cli.alarm import Alarm
 from tolsey.cli.assemble import open_ledger, outside_of, revocations_of
+from tolsey.cli.house import SEND_SECONDS, TICK_SECONDS, House
 from tolsey.cli.office import office_of
 from tolsey.config import Config, load, problems
 from tolsey.config_decide import same_listener
 from tolsey.errors import ConfigError, LedgerUnavailable, TolseyError
 from tolsey.gateway.counting import Row
 from tolsey.gateway.server import HttpServer
-from tolsey.store.checkpoints import AT_ONCE, Notary
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring
 from tolsey.store.revocations import Revocations
-
-TICK_SECONDS = 0.5
-"""How often the supervisor keeps house: far less than the two seconds in which a dead worker's holds must be
-resolved.
-"""
-
-SETTLED = "settled holds of dead workers, or beyond their time, as unmetered"
 
 FIXED_SECTIONS = ("server", "admin", "decide", "keys", "ledger", "limits", "telemetry", "seal")
 """What a reload cannot change; of `server` only where, with how many workers, and whether over TLS it listens."""
@@ -55,9 +48,6 @@ PORT_SECONDS = 5.0
 
 MAX_LINE = 64 * 1024 * 1024
 """The longest message of a worker, in bytes: what it counts, with as many routes as a config may have."""
-
-SEND_SECONDS = 2.0
-"""How long the last checkpoints may take to be sent outside."""
 
 LAST_WORDS_SECONDS = 1.0
 """How long what a dead worker said last may take to be read."""
@@ -153,16 +143,15 @@ class Supervisor:
         self._keyring = keyring
         self._ledger = ledger
         self._outside = outside_of(config, lambda problem: self._log.error("not sent", error=problem))
-        self._notary = Notary(keyring, lambda problem: self._log.error("no checkpoint is taken", error=problem))
+        self._house = House(keyring, ledger, lambda: self.config.seal, self._log, self._outside.send)
         self._metrics = Metrics(self._count)
         self._children = [self._child(number) for number in range(workers)]
-        self._restarts = self._expired = 0
+        self._restarts = 0
         self._kept = True
         self._stopping = asyncio.Event()
         self._asked = asyncio.Event()
         self._config_number = 0
         self._stamps = _stamps(config)
-        self._marked = -1
         self._housework = asyncio.Lock()
         self._revocations = Revocations(revocations_of(config, ledger.id), lambda: None)
 
@@ -176,7 +165,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until told to stop. Returns the exit status."""
-        await self._settle_expired()
+        await self._house.settle_expired()
         self._config_number = await self._ledger.number_config(self.config.generation)
         await _wait_for_port(self.config.server.host, self.port)
         await self._revocations.start()
@@ -244,7 +233,7 @@ class Supervisor:
             Row(READY.name, (), [sum(child.ready.is_set() for child in self._children)]),
             Row(RESTARTS.name, (), [self._restarts]),
             Row(LEDGER_UP.name, (), [int(up)]),
-            Row(EXPIRED.name, (), [self._expired]),
+            Row(EXPIRED.name, (), [self._house.expired]),
             Row(REVOKED.name, (), [len(self._revocations.ids)]),
             *about(self.config.generation),
         ]
@@ -295,30 +284,11 @@ class Supervisor:
         """Resolve what dead owners held, do the ledger's housework, raise the mark."""
         async with self._housework:
             try:
-                await self._chores()
+                await self._house.chores(last=self._stopping.is_set())
                 self._kept = True
             except TolseyError as error:
                 self._kept = False
                 self._log.error("the ledger cannot be kept", error=error.detail)
-
-    async def _settle_expired(self) -> None:
-        expired = await self._ledger.expire()
-        self._expired += expired
-        if expired:
-            self._log.warning(SETTLED, holds=expired)
-
-    async def _chores(self) -> None:
-        await self._settle_expired()
-        await self._ledger.tidy()
-        entries = await self._ledger.entry_count()
-        if entries != self._marked:
-            await asyncio.to_thread(self._keyring.write_mark, self._ledger.id, entries, time.time_ns())
-            self._marked = entries
-        seal = self.config.seal
-        every = AT_ONCE if self._stopping.is_set() else (seal.entries, seal.seconds)
-        made = await self._notary.keep(self._ledger, every, time.time_ns())
-        if made is not None:
-            self._outside.send(made)
 
     async def _reload(self) -> None:
         """Take up a changed config; one that is wrong leaves the old one running and says so."""
@@ -361,7 +331,7 @@ class Supervisor:
 
     async def _end_house(self) -> None:
         with contextlib.suppress(TolseyError):
-            await self._chores()
+            await self._house.chores(last=self._stopping.is_set())
         await self._outside.close(SEND_SECONDS)
         await self._revocations.close()
         await self._ledger.close()

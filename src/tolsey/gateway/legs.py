@@ -1,8 +1,10 @@
 """Step 7 of a call: the way to whoever serves it, and back. By default that is a request to the route's upstream."""
 
+from collections.abc import AsyncIterator
+
 from tolsey.call import Call
 from tolsey.gateway.client import Client
-from tolsey.gateway.messages import Cleared, headers_down, request_up, send_down
+from tolsey.gateway.messages import Cleared, Exchanged, headers_down, request_up, send_down
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Route
@@ -27,6 +29,18 @@ class Leg:
         """Whether the call may have reached whoever serves it."""
         return self._exchange is not None and self._exchange.sent
 
+    def exchange(
+        self,
+        route: Route,
+        method: str,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: AsyncIterator[bytes] | None,
+    ) -> Exchanged:
+        """One request to whoever serves the call, and its answer."""
+        self._exchange = route.upstream.request(method, target, headers, body)
+        return self._exchange
+
     async def run(
         self,
         request: Request,
@@ -41,8 +55,7 @@ class Leg:
     ) -> None:
         """Have the call served, and answer the client. Raises `NotSent`, `Broken`, `BodyTooLarge`, `BodyBroken`."""
         record = client.record
-        self._exchange = request_up(request, client, route, call, cleared, meter)
-        async with self._exchange as exchange:
+        async with request_up(request, client, route, call, cleared, meter, self.exchange) as exchange:
             record.status = exchange.status
             client.moved()
             if meter is not None:

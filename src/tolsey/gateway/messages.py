@@ -1,6 +1,8 @@
 """What goes up and what comes down: a call's request for the upstream, and its answer."""
 
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -13,7 +15,7 @@ from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Instead
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route
-from tolsey.gateway.upstream import WHOLE_BYTES, Exchange
+from tolsey.gateway.upstream import WHOLE_BYTES
 from tolsey.ledger.events import Claim, Granted
 from tolsey.pricing.tariff import Quote
 from tolsey.token.caveats import format_time
@@ -27,6 +29,33 @@ _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 
 RECEIPT: Final = b"payment-receipt"
 """What is told of a payment under the `Payment` scheme."""
+
+
+class Exchanged(Protocol):
+    """The answer to a call under way, whoever gives it; entered when its head is there. `length` is what the head says,
+    in bytes, None if it does not.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    length: int | None
+
+    async def __aenter__(self) -> Self:
+        """Send the call and wait for the head of its answer."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+
+    async def whole(self) -> bytes:
+        """The rest of the body in one piece."""
+
+    async def chunk(self) -> bytes | None:
+        """The next piece of the body as it comes, None at its end."""
+
+
+E = TypeVar("E")
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
@@ -48,8 +77,9 @@ def request_up(
     call: Call,
     cleared: Cleared | None,
     meter: Meter | None,
-) -> Exchange:
-    """The request as the upstream gets it; not sent yet."""
+    exchange: Callable[[Route, str, bytes, list[tuple[bytes, bytes]], AsyncIterator[bytes] | None], E],
+) -> E:
+    """The request as the upstream gets it, given to `exchange`; not sent yet."""
     headers = header_rules.up(
         request.headers,
         peer=call.peer,
@@ -74,12 +104,12 @@ def request_up(
     if size or (size == 0 and request.method in _WITH_BODY):
         headers.append((b"content-length", str(size).encode("ascii")))
     target = f"{request.path}?{request.query}" if request.query else request.path
-    return route.upstream.request(request.method, target.encode("ascii"), headers, body)
+    return exchange(route, request.method, target.encode("ascii"), headers, body)
 
 
 def headers_down(
     route: Route,
-    exchange: Exchange,
+    exchange: Exchanged,
     record: CallRecord,
     cleared: Cleared | None,
     granted: Granted | None,
@@ -128,7 +158,7 @@ def _with_receipt(
 
 
 async def send_down(
-    client: Client, exchange: Exchange, headers: list[tuple[bytes, bytes]], meter: Meter | None
+    client: Client, exchange: Exchanged, headers: list[tuple[bytes, bytes]], meter: Meter | None
 ) -> None:
     """Send the answer to the client, as it comes."""
     if client.record.method == "HEAD" or exchange.status in (204, 304):
