@@ -5,8 +5,10 @@ from tolsey.admin.access import Admin
 from tolsey.admin.office import Office
 from tolsey.admin.problems import Refused, Wrong
 from tolsey.errors import Refusal, TokenError, TokenMalformed, TolseyError
+from tolsey.ledger.approving import Asked, document
 from tolsey.ledger.revoking import Handle, Revised, Revocation, handle_of
 from tolsey.store import by_hand, minting
+from tolsey.store.contract import Snapshot
 from tolsey.token.admin import bound, charge_of, charge_of_grant, is_bound, refuse_minting
 from tolsey.token.caveats import format_time
 from tolsey.token.macaroon import Macaroon, prefix_id
@@ -112,6 +114,19 @@ async def unrevoke(office: Office, admin: Admin, prefix_id: str, body: models.Wh
     """Take a revocation back; return it as it stood."""
     async with office.changing() as ledger:
         return await by_hand.unrevoke(ledger, prefix_id, who=admin.who, reason=body.reason)
+
+
+async def answer(office: Office, admin: Admin, question: str, body: models.AnswerBody) -> Asked:
+    """Answer a question about a call; return it as it stood."""
+    async with office.changing() as ledger:
+        return await by_hand.answer(ledger, question, granted=body.granted, who=admin.who, reason=body.reason)
+
+
+def questions(snapshot: Snapshot) -> list[dict[str, object]]:
+    """The calls that wait for an answer, oldest first."""
+    with snapshot:
+        now = snapshot.now()
+        return [document(asked, now) for asked in snapshot.questions() if asked.is_open(now)]
 
 
 def revocation(found: Revocation | None) -> dict[str, str | None]:

@@ -108,6 +108,18 @@ async def unrevoke(
     return {**before, "reason": body.reason, "by": admin.who}
 
 
+@router.post("/approvals/{question}", response_model=models.Answered)
+async def answer(
+    office: Place,
+    admin: Annotated[Admin, Depends(may("approve"))],
+    question: models.QuestionId,
+    body: models.AnswerBody,
+) -> object:
+    """Say yes or no to one call that waits for approval."""
+    asked = await acts.answer(office, admin, question, body)
+    return {"id": asked.question.id, "granted": body.granted, "reason": body.reason, "by": admin.who}
+
+
 @router.post("/keys/rotate", response_model=models.Rotated)
 async def rotate(office: Place, admin: Annotated[Admin, Depends(may("rotate"))], body: models.RotateBody) -> object:
     """Add a root key, with which new tokens of its kind are made. Those made with the older ones still verify.

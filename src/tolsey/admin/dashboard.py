@@ -87,6 +87,8 @@ class Dashboard:
             Route("/accounts/{id}/revoke", form("revoke", self._revoke), methods=["POST"]),
             Route("/revoked", page("revoked", self._revoked)),
             Route("/revoked/{id}/unrevoke", form("unrevoke", self._unrevoke), methods=["POST"]),
+            Route("/approvals", page("approvals", self._approvals)),
+            Route("/approvals/{id}", form("approve", self._approve), methods=["POST"]),
             Route("/holds", page("holds", self._holds)),
             Route("/holds/{hold}/void", form("void", self._void), methods=["POST"]),
             Route("/holds/{hold}/refund", form("refund", self._refund), methods=["POST"]),
@@ -292,6 +294,16 @@ class Dashboard:
         why = models.Why(reason=visit.fields.get("reason", ""))
         await acts.unrevoke(self._office, visit.admin, prefix_id, why)
         return self._pages.of(visit, "done.html", said=f"{prefix_id} is not revoked any more.")
+
+    async def _approvals(self, visit: Visit) -> Response:
+        return self._pages.of(visit, "approvals.html", questions=await self._office.read(acts.questions))
+
+    async def _approve(self, visit: Visit) -> Response:
+        granted = visit.fields.get("answer") == "yes"
+        body = models.AnswerBody(granted=granted, reason=visit.fields.get("reason", ""))
+        asked = await acts.answer(self._office, visit.admin, visit.request.path_params["id"], body)
+        call = f"{asked.question.method} {asked.question.path}"
+        return self._pages.of(visit, "done.html", said=f"{'Approved' if granted else 'Denied'} {call}.")
 
     async def _void(self, visit: Visit) -> Response:
         hold = visit.request.path_params["hold"]

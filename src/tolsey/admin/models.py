@@ -23,6 +23,7 @@ Reason = Annotated[
 ]
 PrefixId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 HoldId = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9._-]{1,128}$")]
+QuestionId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")]
 KeyId = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,32}$")]
 AmountText = Annotated[str, StringConstraints(max_length=64), Field(examples=["100 USD"])]
 TokenText = Annotated[str, StringConstraints(min_length=1, max_length=2 * LIMITS.token_bytes)]
@@ -83,10 +84,16 @@ class RefundBody(Why):
     amount: AmountText | None = None
 
 
+class AnswerBody(Why):
+    """Yes or no to a call, and why."""
+
+    granted: bool
+
+
 class RotateBody(Why):
     """Of which kind a new key is to be, and why."""
 
-    kind: str = Field(pattern="^(capability|admin|paid)$")
+    kind: str = Field(pattern="^(capability|admin|paid|approval)$")
 
 
 class Minted(BaseModel):
@@ -265,6 +272,39 @@ class Dropped(BaseModel):
 
     id: str
     kind: str
+    reason: str
+    by: str
+
+
+class Question(BaseModel):
+    """A call that waits for approval. The labels are those of a verified token, `purpose` is the agent's own word."""
+
+    id: QuestionId
+    state: str
+    asked_at: str
+    until: str
+    labels: str
+    prefix_id: PrefixId
+    method: str
+    path: str
+    query: str
+    price: str
+    purpose: str
+    answered_at: str | None
+    note: str
+
+
+class Questions(BaseModel):
+    """What waits for approval."""
+
+    approvals: list[Question]
+
+
+class Answered(BaseModel):
+    """What was said to a question."""
+
+    id: QuestionId
+    granted: bool
     reason: str
     by: str
 

@@ -33,6 +33,7 @@ MENU: Final = (
     ("/overview", "Overview", "report"),
     ("/tree", "Tree", "trail"),
     ("/holds", "Holds", "holds"),
+    ("/approvals", "Approvals", "approvals"),
     ("/revoked", "Revoked", "revoked"),
     ("/report", "Report", "report"),
     ("/mint", "Mint", "mint"),

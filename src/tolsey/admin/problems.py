@@ -36,6 +36,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "key_unknown": (404, "No such key"),
         "link_unknown": (404, "The token has no such Link"),
         "revocation_unknown": (404, "Not revoked"),
+        "question_unknown": (404, "No such question is open"),
         "grant_refused": (409, "This cannot be granted"),
         "hold_refused": (409, "This cannot be done with the hold"),
         "key_in_use": (409, "The key is the current one"),

@@ -102,6 +102,12 @@ async def read_revoked(office: Place, _: Annotated[Admin, Depends(may("revoked")
     return {"revocations": [acts.revocation(each) for each in await office.read(standing)]}
 
 
+@router.get("/approvals", response_model=models.Questions)
+async def read_questions(office: Place, _: Annotated[Admin, Depends(may("approvals"))]) -> object:
+    """List the calls that wait for somebody's approval, oldest first."""
+    return {"approvals": await office.read(acts.questions)}
+
+
 @router.get("/report")
 async def read_report(
     office: Place,

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Reason
 from tolsey.cli.output import emit, printable, say, table
 from tolsey.cli.program import command, new_app
-from tolsey.errors import TolseyError
-from tolsey.ledger.approving import Asked
+from tolsey.ledger.approving import Asked, document
 from tolsey.token.caveats import format_time
 from tolsey.units import Amount
 
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
 app = new_app()
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The question's, as in `tolsey approvals`.")]
-
-
-class QuestionUnknown(TolseyError):
-    """No such question is open."""
-
-    code: ClassVar[str] = "question_unknown"
 
 
 @command(
@@ -91,41 +84,17 @@ def deny(id_: Id, reason: Reason, file: ConfigFile = DEFAULT_CONFIG, json: Json 
 def _answer(id_: str, reason: str, file: ConfigFile, json: bool, *, granted: bool) -> None:
     from tolsey.cli.ledgers import user, writing
     from tolsey.cli.place import read_keyring
+    from tolsey.store import by_hand
 
     config, keyring = read_keyring(file)
     said = "approved" if granted else "denied"
 
-    async def write(ledger: "Ledger") -> Asked | None:
-        return await ledger.answer(id_.lower(), granted=granted, note=f"{said} by {user()}: {reason}")
+    async def write(ledger: "Ledger") -> Asked:
+        return await by_hand.answer(ledger, id_.lower(), granted=granted, who=user(), reason=reason)
 
     asked = writing(config, keyring, write)
-    if asked is None:
-        raise QuestionUnknown(f"no question is called {id_}; `tolsey approvals` lists those that are open")
-    if not asked.is_open(time.time_ns()):
-        raise QuestionUnknown(f"the question {id_} is not open any more: {asked.note or 'nobody answered in time'}")
     data = {"id": asked.question.id, "granted": granted, "by": user(), "reason": reason}
     emit(json, data, lambda: print(f"{said} {_call(asked)} at up to {_price(asked)}"))
-
-
-def document(asked: Asked, now: int) -> dict[str, object]:
-    """A question as JSON."""
-    question = asked.question
-    state = "open" if asked.is_open(now) else {None: "over", True: "approved", False: "denied"}[asked.granted]
-    return {
-        "id": question.id,
-        "state": state,
-        "asked_at": format_time(question.at),
-        "until": format_time(question.until),
-        "labels": question.labels,
-        "prefix_id": question.prefix_id,
-        "method": question.method,
-        "path": question.path,
-        "query": question.query,
-        "price": _price(asked),
-        "purpose": question.purpose,
-        "answered_at": None if asked.answered is None else format_time(asked.answered),
-        "note": asked.note,
-    }
 
 
 def _price(asked: Asked) -> str:

@@ -7,6 +7,8 @@ of the journal, and stays.
 from typing import Final, NamedTuple
 
 from tolsey.ledger.events import Entry, Kind
+from tolsey.token.caveats import format_time
+from tolsey.units import Amount
 
 MAX_OPEN: Final = 1_000
 """How many questions may be open at once."""
@@ -58,6 +60,27 @@ class Asked(NamedTuple):
     def is_open(self, now: int) -> bool:
         """Whether it can still be answered."""
         return self.granted is None and now < self.question.until
+
+
+def document(asked: Asked, now: int) -> dict[str, object]:
+    """A question as JSON, with its state at an instant: `open`, `approved`, `denied` or `over`."""
+    question = asked.question
+    state = "open" if asked.is_open(now) else {None: "over", True: "approved", False: "denied"}[asked.granted]
+    return {
+        "id": question.id,
+        "state": state,
+        "asked_at": format_time(question.at),
+        "until": format_time(question.until),
+        "labels": question.labels,
+        "prefix_id": question.prefix_id,
+        "method": question.method,
+        "path": question.path,
+        "query": question.query,
+        "price": str(Amount(question.nano, question.unit)),
+        "purpose": question.purpose,
+        "answered_at": None if asked.answered is None else format_time(asked.answered),
+        "note": asked.note,
+    }
 
 
 def entry_of(question: Question, *, granted: bool, at: int, owner: int, note: str) -> Entry:

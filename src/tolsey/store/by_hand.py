@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final, NamedTuple
 
 from tolsey.errors import LedgerConflict, Refusal, TolseyError
+from tolsey.ledger.approving import Asked
 from tolsey.ledger.books import Hold
 from tolsey.ledger.events import (
     Annul,
@@ -55,6 +56,12 @@ class RevocationUnknown(TolseyError):
     """A prefix id that is not revoked."""
 
     code: ClassVar[str] = "revocation_unknown"
+
+
+class QuestionUnknown(TolseyError):
+    """An id under which no call waits for approval."""
+
+    code: ClassVar[str] = "question_unknown"
 
 
 class HoldUnknown(TolseyError):
@@ -215,6 +222,19 @@ async def unrevoke(ledger: Ledger, prefix_id: str, *, who: str, reason: str) -> 
     before = (await ledger.revise(Unrevoke(prefix_id, noted("taken back", who, reason)))).revocation
     if before is None:
         raise RevocationUnknown(f"prefix id {prefix_id} is not revoked; `tolsey revoked` lists those that are")
+    return before
+
+
+async def answer(ledger: Ledger, question: str, *, granted: bool, who: str, reason: str) -> Asked:
+    """Say yes or no to a call that waits for approval; return it as it stood. Raises `QuestionUnknown`."""
+    before = await ledger.answer(
+        question, granted=granted, note=noted("approved" if granted else "denied", who, reason)
+    )
+    if before is None:
+        raise QuestionUnknown(f"no question is called {question}; `tolsey approvals` lists those that are open")
+    now = await ledger.asked(question)
+    if before.granted is not None or now is None or now.granted is None:
+        raise QuestionUnknown(f"question {question} is not open any more: {before.note or 'nobody answered in time'}")
     return before
 
 

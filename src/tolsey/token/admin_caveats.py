@@ -28,8 +28,8 @@ from tolsey.token.caveats import (
 from tolsey.units import Budget, parse_budget
 
 ACTIONS: Final = (
-    *("attenuate", "config", "drop", "grant", "holds", "keys", "mint", "refund", "report", "revoke", "revoked"),
-    *("rotate", "trail", "unrevoke", "void"),
+    *("approvals", "approve", "attenuate", "config", "drop", "grant", "holds", "keys", "mint", "refund", "report"),
+    *("revoke", "revoked", "rotate", "trail", "unrevoke", "void"),
 )
 """What an admin can do."""
 
