@@ -9,7 +9,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy docs proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser docs proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,15 +21,19 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies" -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies and not browser" -n auto --dist loadfile $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 test-lightning: setup ## real payments between two lnd nodes, by other people's clients too; builds lnd and Aperture once, needs Go
 	@$(BIN)/python -m pytest -q -m lightning $(ARGS)
+
 test-examples: setup examples/$(VENV)/.locked ## run examples/ against a local gateway and local providers
 	@$(BIN)/python -m pytest -q -rP tests/test_examples.py $(ARGS)
+
+test-browser: setup ## use the dashboard in a headless Chromium, which must be installed
+	@$(BIN)/python -m pytest -q -m browser tests/test_dashboard_browser.py $(ARGS)
 
 test-proxies: setup ## ask beside real proxies: nginx and HAProxy from Debian, Caddy and Envoy as wheels
 	@$(BIN)/python -m pytest -q -m proxies tests/test_proxies.py $(ARGS)
