@@ -126,6 +126,7 @@ const PARSERS = {
   scope: each("scope", (word) => SCOPE.test(word) && !/^[^?]*(\/\/|\/\.{1,2}(\/|\?|$))/.test(word)),
   upstream: each("upstream", glob),
   model: each("model", glob),
+  tool: each("tool", glob),
   tag: each("tag", (word) => /^[a-z][a-z0-9-]{0,31}=[A-Za-z0-9_.:/@+*-]+$/.test(word)),
   peer: each("peer", (word) => /^[0-9A-Fa-f.:]+(\/\d{1,3})?$/.test(word)),
   purpose: () => ({}),

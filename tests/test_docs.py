@@ -168,8 +168,8 @@ def token() -> str:
     return minted.attenuate(*texts).to_text()
 
 
-OFFLINE = [block for block in blocks("python") if block.page != "docs/agents.md"]
-"""Those of docs/agents.md call a gateway: tests/test_docs_agents.py."""
+OFFLINE = [block for block in blocks("python") if block.page not in ("docs/agents.md", "docs/mcp.md")]
+"""Those call a gateway: tests/test_docs_agents.py, tests/test_docs_mcp.py."""
 
 
 @pytest.mark.parametrize("block", OFFLINE, ids=lambda block: block.page)
@@ -320,6 +320,7 @@ SECTIONS = {
     "`[[upstream]]`": "[[upstream]]",
     "`[[route]]`": "[[route]]",
     "`[[model]]`": "[[model]]",
+    "`[[mcp]]`": "[[mcp]]",
     "`[payment]`": "[payment]",
     "`[alerts]`": "[alerts]",
     "`[[oidc]]`": "[[oidc]]",
@@ -340,6 +341,7 @@ PAYMENT = '[payment]\nbackend = "fake"\noffer = [{ name = "o" }]\n'
 OIDC = '[[oidc]]\nname = "o"\nissuer = "https://o.example"\naudience = "a"\n'
 POLICY = '[[mint_policy]]\nname = "p"\nprovider = "o"\nclaims = { sub = "*" }\n'
 BOUNDS = 'budget = "1 USD"\nscope = "/a"\nlifetime = "1h"\n'
+MCP = '[[mcp]]\npath = "/mcp"\nserver = [{ upstream = "u" }]\n'
 ROUTE = '[[route]]\npath = "/*"\nmethods = ["*"]\nupstream = "u"\n'
 
 
@@ -376,6 +378,7 @@ def test_the_defaults_are_as_explained(section: str, tmp_path: Path) -> None:
         "[[upstream]]": UPSTREAM,
         "[[route]]": UPSTREAM + ROUTE + 'price = "1 USD"\n',
         "[[model]]": MODEL,
+        "[[mcp]]": UPSTREAM + MCP,
         "[payment]": PAYMENT,
         "[alerts]": ALERTS,
         "[[oidc]]": OIDC,

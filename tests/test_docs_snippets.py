@@ -30,7 +30,7 @@ CHECKED = {
     "http": "tests/test_docs.py compares it with an answer",
     "js": "tests/test_docs_agents.py runs it",
     "json": "tests/test_docs.py holds problem documents against the code",
-    "python": "tests/test_docs.py and tests/test_docs_agents.py run it",
+    "python": "tests/test_docs.py, tests/test_docs_agents.py and tests/test_docs_mcp.py run it",
     "toml": "read below, and in tests/test_docs.py as a whole config",
 }
 """Languages that a test looks at on every page."""
@@ -43,6 +43,7 @@ NOT_RUN = {
         ("docs/beside.md", language): "tests/test_proxies.py runs the proxies with what stands there"
         for language in ("caddyfile", "haproxy", "lua", "nginx", "sh", "yaml")
     },
+    ("docs/mcp.md", "sh"): "tests/test_docs.py parses it; tests/test_docs_mcp.py calls with a token like it",
     ("docs/metrics.md", "yaml"): "tests/test_deploy.py holds the alerts against a file that promtool checks",
     ("docs/observe.md", ""): "a header and a caveat",
     ("docs/operating.md", "text"): "a message; tests/test_lost_ledger.py has its words",

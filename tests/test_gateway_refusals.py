@@ -180,8 +180,8 @@ def test_depth_counts_the_links_after_it(gateway: Gateway) -> None:
     [
         *(
             "colour = red",
-            "tool = x",
-            "tool = x",
+            "tool = [x]",
+            "tool = [x]",
             "budget = 5 USD/year",
             "calls = 5/minute",
             "rate = 60",

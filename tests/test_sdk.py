@@ -108,7 +108,7 @@ def test_a_label_that_cannot_be_written_is_refused(label: str) -> None:
     [
         "colour = blue",
         "method",
-        "tool = x",
+        "tool = [x]",
         "budget = 5",
         "expires = 5m",
         "label = another",
@@ -285,12 +285,12 @@ def test_inspect_shows_the_least_of_each_period() -> None:
 
 
 def test_inspect_shows_what_a_gateway_will_refuse() -> None:
-    seen = inspect(mint("scope = /a").attenuate("colour = blue", b"\xff", "tool = x").to_text())
+    seen = inspect(mint("scope = /a").attenuate("colour = blue", b"\xff", "tool = [x]").to_text())
     assert len(seen.problems) == 3
     assert "colour" in seen.problems[0]
     assert "UTF-8" in seen.problems[1]
-    assert "not supported yet" in seen.problems[2]
-    assert seen.links == (UnverifiedLink(None, None, ("scope = /a", "colour = blue", "\\xff", "tool = x")),)
+    assert "tool" in seen.problems[2]
+    assert seen.links == (UnverifiedLink(None, None, ("scope = /a", "colour = blue", "\\xff", "tool = [x]")),)
 
 
 def test_inspect_shows_third_parties_and_counts_discharges() -> None:

@@ -49,8 +49,7 @@ SIDEWAYS = {
     *((who, p) for who in ("asgi", "cli") for p in ("config", "model_prices", *(f"config_{x}" for x in CONFIG_PARTS))),
     *(("config", f"config_{part}") for part in CONFIG_PARTS),
     *((f"config_{part}", f"config_{of}") for part in CONFIG_PARTS for of in ("lines", "secrets")),
-    ("config_payment", "config_prices"),
-    ("model_prices", "config_prices"),
+    *((part, "config_prices") for part in ("config_mcp", "config_payment", "model_prices")),
 }
 """(importer, imported) pairs on one floor that are allowed."""
 

@@ -21,6 +21,7 @@ from tolsey.config_decide import Decide, read_decide, same_listener
 from tolsey.config_identity import read_minting
 from tolsey.config_ledger import Ledger, Seal, read_ledger, read_seal
 from tolsey.config_lines import Key, Network, Problems, Table, one_of, seconds, shown, suggestion, whole
+from tolsey.config_mcp import Mcp, read_mcp
 from tolsey.config_observe import read_agents
 from tolsey.config_overlaps import overlaps
 from tolsey.config_payment import Payment, bind, read_offers, read_payment
@@ -141,6 +142,7 @@ class Config:
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
     models: tuple[Model, ...]
+    mcp: tuple[Mcp, ...]
     payment: Payment | None
     minting: Minting
     alerts: AlertsTo | None
@@ -244,6 +246,7 @@ class _Reader:
         if payment is not None:
             payment = bind(payment, routes, lambda number, fault: tables[number].complain("offers", fault))
         models = read_models(document.tables("model", MAX_MODELS))
+        mcp = read_mcp(document, names, mode=server.mode, host=server.host)
         minting = read_minting(document, file.parent)
         alerts = read_alerts(document.table("alerts"), self.env, sends=self.sends)
         document.done()
@@ -251,7 +254,7 @@ class _Reader:
         generation = sha256(source).hexdigest()[:12]
         return Config(
             file, source, generation, server, admin, decide, keyring, ledger, seal, limits, telemetry, agents,
-            upstreams, routes, models, payment, minting, alerts, warnings,
+            upstreams, routes, models, mcp, payment, minting, alerts, warnings,
         )  # fmt: skip
 
     def server(self, table: Table) -> Server:

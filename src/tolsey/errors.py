@@ -54,6 +54,7 @@ STATUSES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "caveat_unknown": (403, "A caveat is not understood"),
         "discharge_missing": (403, "A discharge is missing"),
         "discharge_invalid": (403, "A discharge is not valid"),
+        "origin_refused": (403, "The request comes from elsewhere"),
         "route_missing": (404, "No such route"),
         "method_not_allowed": (405, "The route has no such method"),
         "idempotency_busy": (409, "The idempotency key is in use"),

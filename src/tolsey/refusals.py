@@ -153,6 +153,12 @@ class DischargeInvalid(Refused, errors.DischargeInvalid):
     code = "discharge_invalid"
 
 
+class OriginRefused(Refused):
+    """The request comes from a web page, or by a host name, that the endpoint does not know."""
+
+    code = "origin_refused"
+
+
 class RouteMissing(Refused):
     """No route has this path."""
 

@@ -81,7 +81,7 @@ CASES: list[Case] = [
         (generate.TEAM, {"caveats": [caveat]}, "caveat_invalid")
         for caveat in [
             "colour = blue",
-            "tool = x",
+            "tool = [x]",
             "method",
             "method = PULL",
             "method = get",
@@ -116,7 +116,7 @@ INSPECTED = [
     ["max-price = 2 USD", "max-price = 1 USD", "calls = 9/hour", "calls = 50", "calls = 7/hour", "rate = 5/minute"],
     ["expires = 2026-06-30T18:00:00.9+02:00", "expires = 9999-12-31", "label = a", "scope = /a,  /b/*", "method = GET"],
     ["expires = 9999-12-31"],
-    ["scope=/x", "colour = blue", "tool = x", "budget = 5 DOGE", "label = one two three n", "purpose = ä = b"],
+    ["scope=/x", "colour = blue", "tool = [x]", "budget = 5 DOGE", "label = one two three n", "purpose = ä = b"],
 ]
 """The caveats of tokens to look at, beside those of tolsey.json."""
 

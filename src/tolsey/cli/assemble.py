@@ -4,7 +4,7 @@ import hmac
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tolsey.config import Config
@@ -12,6 +12,8 @@ from tolsey.config import Route as RouteConfig
 from tolsey.config_payment import Payment
 from tolsey.errors import ConfigError, LedgerMissing, LedgerRefused
 from tolsey.gateway.desk import Desk
+from tolsey.gateway.mcp.servers import Endpoint, Server
+from tolsey.gateway.mcp.sessions import Sessions
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
 from tolsey.ledger.events import Kind
@@ -29,7 +31,7 @@ from tolsey.store.revocations import Source
 from tolsey.store.revocations_sqlite import SqliteRevocations
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
-from tolsey.token.chain import L402
+from tolsey.token.chain import CAPABILITY, L402
 from tolsey.token.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -51,8 +53,40 @@ def upstreams_of(config: Config) -> dict[str, Upstream]:
     }
 
 
-def routes_of(config: Config) -> Routes:
-    """The routes of a config, with an upstream client for each upstream."""
+def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKeyring) -> list[Endpoint]:
+    """The MCP endpoints of a config."""
+
+    def key_of(key_id: str) -> bytes | None:
+        return keys.derived(CAPABILITY, key_id, time.time_ns())
+
+    def current() -> tuple[str, bytes]:
+        key_id = keys.keyring.current(CAPABILITY)[0]
+        key = key_of(key_id)
+        if key is None:
+            raise AssertionError("the current key is a key")
+        return key_id, key
+
+    sessions = Sessions(current, key_of)
+    return [
+        Endpoint(
+            mcp.path,
+            Mode(mcp.mode),
+            tuple(Server(s.upstream, s.prefix, s.scheme, upstreams[s.upstream]) for s in mcp.servers),
+            mcp.tools,
+            mcp.hosts,
+            mcp.origins,
+            mcp.max_body,
+            mcp.max_duration,
+            sessions,
+        )
+        for mcp in config.mcp
+    ]
+
+
+def routes_of(config: Config, keys: LiveKeyring | None = None) -> Routes:
+    """The routes of a config, with an upstream client for each upstream. With `keys` its MCP endpoints are among
+    them.
+    """
     upstreams = upstreams_of(config)
     models = KnownModels(config.models)
     prices = [price for route in config.routes for price in (route.price, *(rule.price for rule in route.rules))]
@@ -73,7 +107,8 @@ def routes_of(config: Config) -> Routes:
                 route.offers,
             )
             for route in config.routes
-        ]
+        ],
+        [] if keys is None else endpoints_of(config, upstreams, keys),
     )
 
 

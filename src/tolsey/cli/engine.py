@@ -77,7 +77,7 @@ class Engine:
         self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8), committed=self._counts.committed)
         self._calls = CallLog(self._write, time.time_ns)
         self.passage = Passage(
-            routes=routes_of(config) if self._routes is None else self._routes,
+            routes=routes_of(config, self._keys) if self._routes is None else self._routes,
             verifier=Verifier(
                 CAPABILITY, lambda key_id: self._keys.derived(CAPABILITY, key_id, time.time_ns()), config.limits
             ),
@@ -136,7 +136,7 @@ class Engine:
             await self.passage.desk.invoicer.close()
         if self._telemetry is not None:
             self._telemetry.close()
-        for upstream in {route.upstream for route in self.passage.routes.all}:
+        for upstream in self.passage.routes.destinations:
             upstream.close()
 
     def look(self) -> str | None:
@@ -159,8 +159,8 @@ class Engine:
     def reload(self, config: Config, number: int) -> None:
         """Go on with another config. Raises `TolseyError`, and then nothing has changed."""
         new_desk = self._desk(config)
-        routes = routes_of(config)
-        before = {route.upstream for route in self.passage.routes.all}
+        routes = routes_of(config, self._keys)
+        before = self.passage.routes.destinations
         self.passage.routes = routes
         self.passage.trusted_proxies = config.server.trusted_proxies
         self.passage.disclose_chain = config.server.disclose == "chain"

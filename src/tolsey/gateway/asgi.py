@@ -9,6 +9,7 @@ from tolsey.errors import Refusal
 from tolsey.gateway.approving import answer_approvals, is_approval
 from tolsey.gateway.client import Client, Cut, Receive, Send, Watch
 from tolsey.gateway.legs import Leg
+from tolsey.gateway.mcp.endpoint import answer_mcp
 from tolsey.gateway.own import OWN_PREFIX, answer_own
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.record import CallRecord
@@ -112,6 +113,8 @@ class Gateway:
             elif request.path.startswith(OWN_PREFIX):
                 record.own = True
                 await answer_own(passage, request, client)
+            elif (endpoint := passage.routes.endpoints.get(request.path)) is not None:
+                await answer_mcp(passage, endpoint, request, client)
             else:
                 await passage.serve(request, client)
         except asyncio.CancelledError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Render = Callable[[Refusal, Mapping[str, object] | None], tuple[int, list[tuple[bytes, bytes]], bytes]]
 
 WATCH_SECONDS: Final = 0.05
 """How often calls are looked at."""
@@ -38,6 +39,10 @@ class Cut(StrEnum):
     TOO_LONG = "the call took longer than its route allows"
     UNFUNDED = "the call could not be held any further"
     REVOKED = "the token was revoked"
+
+
+LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
+"""Which kind of upstream error it is to be cut."""
 
 
 class BodyTooLarge(Exception):
@@ -77,10 +82,12 @@ class Client:
     """One client waiting for one response.
 
     `record` is that of its call: what passes here is counted in it. `chain` is there while the call is under way
-    upstream, and to be cut should its token be revoked; `because` is what a call that was cut is refused with, if that
-    is known. `timeout` is how many seconds of silence are borne on either side, once `wait_for` was called: before that
-    it is the ledger that is waited for, which has a limit of its own. `marks` are headers of every response. `leg` is
-    the way to whoever serves the call, None for the usual one.
+    upstream, and to be cut should its token be revoked; `because` is what a call that was cut is refused with, if
+    that is known. `timeout` is how many seconds of silence are borne on either side, once `wait_for` was called:
+    before that it is the ledger that is waited for, which has a limit of its own. `marks` are headers of every
+    response. `render` makes a response of a refusal; `last_words` end a stream that has begun and cannot go on,
+    where its protocol has words for that. `leg` is the way to whoever serves the call,
+    None for the usual one.
     """
 
     __slots__ = (
@@ -98,11 +105,13 @@ class Client:
         "because",
         "chain",
         "cut",
+        "last_words",
         "leg",
         "marks",
         "max_duration",
         "record",
         "recorder",
+        "render",
         "started",
         "timeout",
     )
@@ -136,6 +145,8 @@ class Client:
         self.recorder: Recorder | None = None
         self.leg: Leg | None = None
         self.started = False
+        self.render: Render = problems.response
+        self.last_words: Callable[[Refusal], bytes] | None = None
         watch.add(self)
 
     def wait_for(self, seconds: float, max_duration: float) -> None:
@@ -266,9 +277,21 @@ class Client:
     ) -> None:
         """Send a refusal as a whole response, with `extra` headers and further `members` of its document."""
         self.record.refusal = refusal
-        status, headers, body = problems.response(refusal, members)
+        status, headers, body = self.render(refusal, members)
         headers.extend(extra)
         await self.whole(status, headers, body)
+
+    async def break_off(self, refusal: Refusal) -> None:
+        """End a response that has begun. Raises ConnectionAbortedError where nothing honest is left but one that
+        visibly breaks off.
+        """
+        if self.last_words is None:
+            raise ConnectionAbortedError(refusal.detail)
+        await self.send(self.last_words(refusal), more=False)
+
+    def instead(self, body: bytes) -> None:
+        """The request body, which was read, goes on as this one."""
+        self._read = body
 
 
 def uncancel() -> None:

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 from tolsey.call import Call
 from tolsey.gateway.client import Client
-from tolsey.gateway.messages import Cleared, Exchanged, headers_down, request_up, send_down
+from tolsey.gateway.destination import Exchanged, Exchanging
+from tolsey.gateway.messages import Cleared, headers_down, request_up, send_down
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Route
-from tolsey.gateway.upstream import Exchange
 from tolsey.ledger.events import Granted
 
 
@@ -22,7 +22,7 @@ class Leg:
     __slots__ = ("_exchange",)
 
     def __init__(self) -> None:
-        self._exchange: Exchange | None = None
+        self._exchange: Exchanging | None = None
 
     @property
     def sent(self) -> bool:
@@ -38,8 +38,8 @@ class Leg:
         body: AsyncIterator[bytes] | None,
     ) -> Exchanged:
         """One request to whoever serves the call, and its answer."""
-        self._exchange = route.upstream.request(method, target, headers, body)
-        return self._exchange
+        exchange = self._exchange = route.upstream.request(method, target, headers, body)
+        return exchange
 
     async def run(
         self,

@@ -30,6 +30,7 @@ class Line(msgspec.Struct, omit_defaults=False, tag_field="event", tag="call", g
     at: int
     method: str
     path: str
+    tool: str | None
     upstream: str
     hold: str | None
     status: int | None
@@ -110,6 +111,7 @@ def _line(record: CallRecord, route: Route) -> Line:
         record.at,
         record.method,
         record.path,
+        record.tool or None,
         route.upstream.name,
         record.hold,
         record.status,

@@ -1,8 +1,7 @@
 """What goes up and what comes down: a call's request for the upstream, and its answer."""
 
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -10,6 +9,7 @@ from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client
+from tolsey.gateway.destination import Exchanged
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Instead
@@ -29,30 +29,6 @@ _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 
 RECEIPT: Final = b"payment-receipt"
 """What is told of a payment under the `Payment` scheme."""
-
-
-class Exchanged(Protocol):
-    """The answer to a call under way, whoever gives it; entered when its head is there. `length` is what the head says,
-    in bytes, None if it does not.
-    """
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    length: int | None
-
-    async def __aenter__(self) -> Self:
-        """Send the call and wait for the head of its answer."""
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End it."""
-
-    async def whole(self) -> bytes:
-        """The rest of the body in one piece."""
-
-    async def chunk(self) -> bytes | None:
-        """The next piece of the body as it comes, None at its end."""
 
 
 E = TypeVar("E")
@@ -198,4 +174,5 @@ def too_large(limit: int) -> Refusal:
 def note_of(record: CallRecord) -> str:
     """What an entry says of a call: what it was, and its tags."""
     tags = f" #{write_tags(record.tags)}" if record.tags else ""
-    return f"{record.method} {record.path[:200]}{tags}"
+    what = f"{record.path[:200]} {record.tool[:128]}" if record.tool else record.path[:200]
+    return f"{record.method} {what}{tags}"

@@ -4,12 +4,11 @@ from typing import Final
 
 import msgspec
 
-from tolsey.call import Call
 from tolsey.errors import LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client
 from tolsey.gateway.passage import Passage
-from tolsey.gateway.request import Request
+from tolsey.gateway.request import Request, call_of
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.windows import window
 from tolsey.token.caveats import Expires, format_time
@@ -69,8 +68,7 @@ async def _shown(passage: Passage, request: Request) -> Chain | Refusal:
     revoked = await passage.revocations.check(chain)
     if revoked is not None:
         return revoked
-    peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
-    return clear_showing(chain, Call(request.method, request.path, request.query, peer, passage.now())) or chain
+    return clear_showing(chain, call_of(request, passage.trusted_proxies, passage.now())) or chain
 
 
 async def _find(passage: Passage, request: Request) -> dict[str, object] | Refusal:

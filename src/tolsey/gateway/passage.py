@@ -8,8 +8,7 @@ is here is the order.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,7 +17,7 @@ from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError, To
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
-from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client, Cut, uncancel
+from tolsey.gateway.client import LATE, BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, take_payment
 from tolsey.gateway.legs import Leg
 from tolsey.gateway.log import CallLog
@@ -28,7 +27,7 @@ from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
-from tolsey.gateway.request import Request
+from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Broken, NotSent
 from tolsey.l402.offers import is_for
@@ -90,14 +89,16 @@ class Passage:
 
     async def serve(self, request: Request, client: Client) -> None:
         """Take one call through, and answer it."""
-        record = client.record
         route = self.routes.match(request.method, request.path)
         if isinstance(route, Refusal):
             await client.refuse(route)
             return
-        record.route = route
-        peer = header_rules.client_address(request.headers, request.socket_peer, self.trusted_proxies)
-        call = Call(request.method, request.path, request.query, peer, record.at, route.upstream.name)
+        call = call_of(request, self.trusted_proxies, client.record.at)
+        await self.take(request, client, route, call._replace(upstream=route.upstream.name))
+
+    async def take(self, request: Request, client: Client, route: Route, call: Call) -> None:
+        """Take a call from step 2 on, on a route of its own. `request` is as it goes up, `call` what it attempts."""
+        client.record.route = route
         if route.max_body is not None and request.size is not None and request.size > route.max_body:
             await client.refuse(too_large(route.max_body))
             return
@@ -115,13 +116,13 @@ class Passage:
         if isinstance(cleared, Refusal):
             await self._refuse(cleared, request, client, route, call)
             return
-        granted = await self._hold(cleared, route, record)
+        granted = await self._hold(cleared, route, client.record)
         if isinstance(granted, Refusal):
             self._log.refused(granted)
             await self._refuse(granted, request, client, route, call)
             return
         if isinstance(granted, Repeated):
-            record.replayed = await answer(granted.claimed, granted.claim, client, route.max_body)
+            client.record.replayed = await answer(granted.claimed, granted.claim, client, route.max_body)
             return
         await self._forward(request, client, route, call, cleared, granted)
 
@@ -145,7 +146,7 @@ class Passage:
         self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call
     ) -> Cleared | Refusal:
         """Steps 2 to 5: what needs no ledger."""
-        chain = self._verify(request, client.record)
+        chain = self.chain_of(request, client.record)
         if isinstance(chain, Refusal):
             return chain
         revoked = await self.revocations.check(chain)
@@ -168,7 +169,7 @@ class Passage:
         call costs (RULES.md M3); only one that cannot be forwarded is refused.
         """
         record = client.record
-        chain = self._verify(request, record)
+        chain = self.chain_of(request, record)
         revoked = None if isinstance(chain, Refusal) else self.revocations.refusal(chain)
         if isinstance(chain, Refusal):
             trusted = header_rules.is_in(request.socket_peer, self.trusted_proxies)
@@ -205,7 +206,7 @@ class Passage:
                     going = Cleared(call, chain, quote, Charge(purse, chain.counters, chain.rates), None)
         await self._forward(request, client, route, call, going, None)
 
-    def _verify(self, request: Request, record: CallRecord) -> Chain | Refusal:
+    def chain_of(self, request: Request, record: CallRecord) -> Chain | Refusal:
         """Steps 2 and 3: whose call it is."""
         token = header_rules.credential(request.headers)
         if isinstance(token, Refusal):
@@ -352,7 +353,7 @@ class Passage:
             record.note = Cut.DISCONNECTED
         except asyncio.CancelledError:
             record.note = str(client.cut or "the gateway was stopped")
-            record.fault = _LATE.get(client.cut)
+            record.fault = LATE.get(client.cut)
             if client.cut is None or client.cut is Cut.DISCONNECTED:
                 raise
             uncancel()
@@ -362,8 +363,8 @@ class Passage:
         if refusal is not None:
             record.refusal = refusal
             if client.started:
-                # The head is out, so the only honest sign left is a response that visibly breaks off.
-                raise ConnectionAbortedError(record.note)
+                await client.break_off(refusal)
+                return
             await client.refuse(refusal, hold_header(record))
 
     def _meter(self, client: Client, cleared: Cleared | None, granted: Granted | None) -> Meter | None:
@@ -434,7 +435,3 @@ class Passage:
         hold = self._new_hold(record.at)
         held = quote.amount.nano if accounts else 0
         record.observe = Observe(hold, accounts, held, cost, note_of(record), counters, rates, record.observed or "")
-
-
-_LATE: Final[Mapping[Cut | None, str]] = {Cut.SILENT: "silent", Cut.TOO_LONG: "too_long"}
-"""Which kind of upstream error it is to be cut."""

@@ -43,6 +43,7 @@ class CallRecord:
     charged, in nano-units of `unit`, None if nothing was, and `cost` says it; `quoted` is what an observed call would
     have held at once. `received` and `sent` are the bytes of
     the bodies that came from the client and went to it. `fault` is a kind of upstream error (`counting.FAULTS`).
+    `tool` is what is called over MCP.
     `llm` is there for an LLM call whose body was read. `links` are those of a verified token; without one an observed
     call has `agent`, who seems to call. `observed` is there on an observed call: the code of the Refusal that it met,
     or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
@@ -58,6 +59,7 @@ class CallRecord:
     cost: str | None = None
     status: int | None = None
     answered: int | None = None
+    tool: str = ""
     refusal: Refusal | None = None
     unknown_key: bool = False
     replayed: bool = False

@@ -1,13 +1,15 @@
 """A request's head, as it comes from an ASGI server."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from tolsey.call import path_fault, query_fault
+from tolsey.call import Call, path_fault, query_fault
 from tolsey.errors import Refusal
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.trace import Trace, read_trace
+from tolsey.token.caveats import Network
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +26,12 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     host: bytes
     size: int | None
     trace: Trace | None = None
+
+
+def call_of(request: Request, trusted_proxies: Sequence[Network], at: int) -> Call:
+    """What a request attempts at the instant `at`, while its upstream is not known yet."""
+    peer = header_rules.client_address(request.headers, request.socket_peer, trusted_proxies)
+    return Call(request.method, request.path, request.query, peer, at)
 
 
 def read_request(scope: dict[str, Any]) -> Request | Refusal:

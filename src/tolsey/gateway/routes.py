@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tolsey.call import METHODS, Pattern
 from tolsey.errors import Refusal
 from tolsey.gateway.client import MAX_DURATION_SECONDS
-from tolsey.gateway.upstream import Upstream
+from tolsey.gateway.destination import Destination
 from tolsey.pricing.tariff import Tariff
 from tolsey.token.caveats import SECOND
+
+if TYPE_CHECKING:
+    from tolsey.gateway.mcp.servers import Endpoint
 
 GRACE_SECONDS: Final = 60
 """How much longer than its longest duration a call may hold money."""
@@ -36,7 +39,7 @@ class Route:
 
     pattern: Pattern
     methods: tuple[str, ...]
-    upstream: Upstream
+    upstream: Destination
     mode: Mode
     tariff: Tariff | None
     max_body: int | None = None
@@ -58,10 +61,17 @@ class Route:
 
 
 class Routes:
-    """The routes in file order."""
+    """The routes in file order, and the MCP endpoints by their paths, which come before them."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], endpoints: "Sequence[Endpoint]" = ()) -> None:
         self.all = tuple(routes)
+        self.endpoints = {endpoint.path: endpoint for endpoint in endpoints}
+
+    @property
+    def destinations(self) -> set[Destination]:
+        """Everything that they lead to."""
+        servers = [server for endpoint in self.endpoints.values() for server in endpoint.servers]
+        return {route.upstream for route in self.all} | {server.upstream for server in servers}
 
     def match(self, method: str, path: str) -> Route | Refusal:
         """The first route that fits, or a 404, or a 405 if only the method did not (TRACE and the like never do)."""

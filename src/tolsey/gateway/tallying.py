@@ -88,7 +88,7 @@ class Tallying:
         if not record.links or record.observed is not None or record.llm is not None or record.tags:
             return _key(record, route, code)
         leaf = record.links[-1].prefix_id
-        short = (leaf, *route.labels, route.upstream.name, record.method, record.unit, code)
+        short = (leaf, *route.labels, route.upstream.name, record.method, record.tool, record.unit, code)
         key = self._keys.get(short)
         if key is None:
             key = self._keys[short] = _key(record, route, code)
@@ -135,7 +135,7 @@ def _key(record: CallRecord, route: Route, code: str) -> TallyKey:
         route=route.pattern.text,
         upstream=route.upstream.name,
         model=model,
-        tool="",
+        tool=(record.tool if record.links else OTHER)[:MAX_TEXT] if record.tool else "",
         unit=record.unit,
         code=code,
     )

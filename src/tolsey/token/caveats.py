@@ -204,6 +204,26 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """Refuses every call but those of a tool (or, over MCP, of what else has a name) that a glob names. Case counts."""
+
+    globs: tuple[str, ...]
+
+    @property
+    def code(self) -> str:
+        """The code of its refusal."""
+        return "caveat_refused"
+
+    def refusal(self, call: Call) -> str | None:
+        """Why the call's tool is not meant, or None."""
+        if call.tool is None:
+            return "the call names no tool"
+        if any(glob_matches(glob, call.tool) for glob in self.globs):
+            return None
+        return f"the tool {call.tool[:64]!r} is not allowed"
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Refuses every client address outside these networks."""
 
@@ -225,10 +245,10 @@ class Peer:
         return None if any(address in network for network in self.networks) else "the client's address is not allowed"
 
 
-Condition = Scope | Method | Expires | Upstream | Model | Peer | Once
+Condition = Scope | Method | Expires | Upstream | Model | Tool | Peer | Once
 """The caveats that can be decided by looking at the Call alone."""
 
-CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Peer, Once)
+CONDITIONS: Final = (Scope, Expires, Method, Upstream, Model, Tool, Peer, Once)
 """The same, for `isinstance`, which is slower by half over a union."""
 
 Meaning = Label | BudgetCaveat | Calls | RateCaveat | MaxPrice | Depth | Purpose | Tag | Condition
@@ -398,13 +418,6 @@ def _peer(value: str) -> Peer:
         raise CaveatInvalid(f"peer: {value[:64]!r} is not a network, as in 10.0.0.0/8") from None
 
 
-def _not_yet(name: str) -> Callable[[str], Meaning]:
-    def parse(_value: str) -> Meaning:
-        raise CaveatInvalid(f"{name}: this caveat is not supported yet")
-
-    return parse
-
-
 _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "label": _label,
     "budget": _budget,
@@ -420,9 +433,9 @@ _PARSERS: Final[dict[str, Callable[[str], Meaning]]] = {
     "rate": _rate,
     "tag": _tag,
     "once": parse_once,
-    "tool": _not_yet("tool"),
+    "tool": lambda value: Tool(read_globs("tool", value)),
     "model": lambda value: Model(read_globs("model", value)),
 }
 
 CAVEAT_NAMES: Final = tuple(_PARSERS)
-"""Every caveat name that is known, also those that are not supported yet."""
+"""Every caveat name that is known."""

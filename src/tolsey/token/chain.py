@@ -398,11 +398,16 @@ class Clearance(NamedTuple):
         return Charge((), chain.counters, chain.rates)
 
 
-def clear(chain: Chain, call: Call) -> Clearance | Refusal:
-    """Ask every caveat in chain order whether it allows `call`; the first that does not is the Refusal."""
+def clear(chain: Chain, call: Call, leaving: tuple[type, ...] = ()) -> Clearance | Refusal:
+    """Ask every caveat in chain order whether it allows `call`; the first that does not is the Refusal.
+
+    Those of the kinds in `leaving` are not asked: for what is no call yet, and is asked again when there is one.
+    """
     max_prices = []
     for term in chain.terms:
         meaning = term.meaning
+        if leaving and isinstance(meaning, leaving):
+            continue
         if isinstance(meaning, CONDITIONS):
             reason = meaning.refusal(call)
             if reason is not None:
