@@ -255,11 +255,12 @@ def test_attenuating_for_those_who_cannot(gateway: Gateway, api: Api) -> None:
 # --- who gets nothing
 
 PATHS = {
-    **dict.fromkeys(("trail", "holds", "revoked", "report", "keys", "config"), "GET"),
+    **dict.fromkeys(("trail", "holds", "approvals", "revoked", "report", "keys", "config"), "GET"),
     **dict.fromkeys(
         ("mint", "attenuate", "keys/rotate", "keys/abc/drop", "holds/abc/void", "holds/abc/refund"), "POST"
     ),
     **dict.fromkeys(("revoke", f"revoked/{UNKNOWN}/unrevoke"), "POST"),
+    **dict.fromkeys((f"approvals/{UNKNOWN[:24]}/approve", f"approvals/{UNKNOWN[:24]}/deny"), "POST"),
     f"accounts/{UNKNOWN}/grant": "POST",
 }
 

@@ -52,22 +52,22 @@ def test_over_the_api(gateway: Gateway, api: Api, asking: str) -> None:
         "why not",
         "open",
     )
-    status, said = api.post(f"/approvals/{first}", granted=True, reason="it is due")
+    status, said = api.post(f"/approvals/{first}/approve", reason="it is due")
     assert (status, said["granted"], said["reason"]) == (200, True, "it is due")
-    assert api.post(f"/approvals/{second}", granted=False, reason="too dear")[0] == 200
+    assert api.post(f"/approvals/{second}/deny", reason="too dear")[0] == 200
     assert (polled(gateway, asking, first), polled(gateway, asking, second)) == (200, 403)
     assert notes(gateway, "approve")[-1].startswith(f"approved by {api.get('/me')['who']}: it is due: team/buyer: GET")
-    status, refused = api.post(f"/approvals/{first}", granted=False, reason="after all")
+    status, refused = api.post(f"/approvals/{first}/deny", reason="after all")
     assert (status, refused["code"]) == (404, "question_unknown")
-    assert api.post(f"/approvals/{'0' * 24}", granted=True, reason="which")[1]["code"] == "question_unknown"
-    assert api.post(f"/approvals/{second}", granted="yes", reason="x")[1]["code"] == "request_invalid"
+    assert api.post(f"/approvals/{'0' * 24}/approve", reason="which")[1]["code"] == "question_unknown"
+    assert api.post(f"/approvals/{second}/deny", granted="yes", reason="x")[1]["code"] == "request_invalid"
 
 
 def test_a_token_that_may_only_look(gateway: Gateway, asking: str) -> None:
     question = ask(gateway, asking)
     with api_of(gateway, "action = approvals") as looker:
         assert question in [each["id"] for each in looker.get("/approvals")["approvals"]]
-        assert looker.post(f"/approvals/{question}", granted=True, reason="x")[1]["code"] == "caveat_refused"
+        assert looker.post(f"/approvals/{question}/approve", reason="x")[1]["code"] == "caveat_refused"
 
 
 def test_on_the_dashboard(gateway: Gateway, asking: str) -> None:
@@ -78,7 +78,7 @@ def test_on_the_dashboard(gateway: Gateway, asking: str) -> None:
         assert "team/buyer" in text_of(page)
         assert "<b>now</b>" not in page
         assert "\u202e" not in page
-        answered = browser.send(f"/approvals/{question}", answer="yes", reason="seen")
+        answered = browser.send(f"/approvals/{question}/approve", reason="seen")
         assert "Approved GET /api/v1/search" in text_of(answered.text)
         assert question not in browser.page("/approvals")
     until(lambda: polled(gateway, asking, question) == 200, "the discharge is given")

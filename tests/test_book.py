@@ -186,7 +186,7 @@ async def test_closing_writes_what_waits_and_grants_no_more(ledgers: Ledgers, le
         await asyncio.sleep(0)
         assert await unavailable(later(Reserve("h9", ROOT, 1), book=book)) == ["the gateway is stopping"]
     assert await closing == 0
-    assert fsck(ledgers.path) == Checked(accounts=1, entries=10, open_holds=0, difference=None)
+    assert fsck(ledgers.path) == Checked(accounts=1, entries=10, open_holds=0, difference=None, logs=1, unsigned=10)
     assert ledgers.open("o9").expire(ledgers.clock()) == 0
 
 

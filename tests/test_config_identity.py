@@ -56,7 +56,7 @@ WRONG = [
     (WHOLE.replace("1h", "1"), 11, "mint_policy[0].lifetime", "is no length of time"),
     (WHOLE + "label = '<x>'", 12, "mint_policy[0].label", "is not a name with"),
     (WHOLE + "label = '{sub'", 12, "mint_policy[0].label", "is not a name with"),
-    (WHOLE + "actions = ['mnt']", 12, "mint_policy[0].actions[0]", 'must be "attenuate" or "config"'),
+    (WHOLE + "actions = ['mnt']", 12, "mint_policy[0].actions[0]", 'must be "approvals" or "approve"'),
     (WHOLE + "actions = 'mint'", 12, "mint_policy[0].actions", "must be an array"),
 ]
 

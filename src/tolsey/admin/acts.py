@@ -116,10 +116,10 @@ async def unrevoke(office: Office, admin: Admin, prefix_id: str, body: models.Wh
         return await by_hand.unrevoke(ledger, prefix_id, who=admin.who, reason=body.reason)
 
 
-async def answer(office: Office, admin: Admin, question: str, body: models.AnswerBody) -> Asked:
+async def answer(office: Office, admin: Admin, question: str, body: models.Why, *, granted: bool) -> Asked:
     """Answer a question about a call; return it as it stood."""
     async with office.changing() as ledger:
-        return await by_hand.answer(ledger, question, granted=body.granted, who=admin.who, reason=body.reason)
+        return await by_hand.answer(ledger, question, granted=granted, who=admin.who, reason=body.reason)
 
 
 def questions(snapshot: Snapshot) -> list[dict[str, object]]:

@@ -108,16 +108,25 @@ async def unrevoke(
     return {**before, "reason": body.reason, "by": admin.who}
 
 
-@router.post("/approvals/{question}", response_model=models.Answered)
-async def answer(
-    office: Place,
-    admin: Annotated[Admin, Depends(may("approve"))],
-    question: models.QuestionId,
-    body: models.AnswerBody,
+@router.post("/approvals/{question}/approve", response_model=models.Answered)
+async def approve(
+    office: Place, admin: Annotated[Admin, Depends(may("approve"))], question: models.QuestionId, body: models.Why
 ) -> object:
-    """Say yes or no to one call that waits for approval."""
-    asked = await acts.answer(office, admin, question, body)
-    return {"id": asked.question.id, "granted": body.granted, "reason": body.reason, "by": admin.who}
+    """Say yes to one call that waits for approval. The agent has five minutes to make it, once."""
+    return await _answered(office, admin, question, body, granted=True)
+
+
+@router.post("/approvals/{question}/deny", response_model=models.Answered)
+async def deny(
+    office: Place, admin: Annotated[Admin, Depends(may("deny"))], question: models.QuestionId, body: models.Why
+) -> object:
+    """Say no to one call that waits for approval."""
+    return await _answered(office, admin, question, body, granted=False)
+
+
+async def _answered(office: Office, admin: Admin, question: str, body: models.Why, *, granted: bool) -> object:
+    asked = await acts.answer(office, admin, question, body, granted=granted)
+    return {"id": asked.question.id, "granted": granted, "reason": body.reason, "by": admin.who}
 
 
 @router.post("/keys/rotate", response_model=models.Rotated)

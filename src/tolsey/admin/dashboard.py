@@ -88,7 +88,8 @@ class Dashboard:
             Route("/revoked", page("revoked", self._revoked)),
             Route("/revoked/{id}/unrevoke", form("unrevoke", self._unrevoke), methods=["POST"]),
             Route("/approvals", page("approvals", self._approvals)),
-            Route("/approvals/{id}", form("approve", self._approve), methods=["POST"]),
+            Route("/approvals/{id}/approve", form("approve", self._approve), methods=["POST"]),
+            Route("/approvals/{id}/deny", form("deny", self._deny), methods=["POST"]),
             Route("/holds", page("holds", self._holds)),
             Route("/holds/{hold}/void", form("void", self._void), methods=["POST"]),
             Route("/holds/{hold}/refund", form("refund", self._refund), methods=["POST"]),
@@ -299,9 +300,14 @@ class Dashboard:
         return self._pages.of(visit, "approvals.html", questions=await self._office.read(acts.questions))
 
     async def _approve(self, visit: Visit) -> Response:
-        granted = visit.fields.get("answer") == "yes"
-        body = models.AnswerBody(granted=granted, reason=visit.fields.get("reason", ""))
-        asked = await acts.answer(self._office, visit.admin, visit.request.path_params["id"], body)
+        return await self._answered(visit, granted=True)
+
+    async def _deny(self, visit: Visit) -> Response:
+        return await self._answered(visit, granted=False)
+
+    async def _answered(self, visit: Visit, *, granted: bool) -> Response:
+        why = models.Why(reason=visit.fields.get("reason", ""))
+        asked = await acts.answer(self._office, visit.admin, visit.request.path_params["id"], why, granted=granted)
         call = f"{asked.question.method} {asked.question.path}"
         return self._pages.of(visit, "done.html", said=f"{'Approved' if granted else 'Denied'} {call}.")
 

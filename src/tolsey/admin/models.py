@@ -84,12 +84,6 @@ class RefundBody(Why):
     amount: AmountText | None = None
 
 
-class AnswerBody(Why):
-    """Yes or no to a call, and why."""
-
-    granted: bool
-
-
 class RotateBody(Why):
     """Of which kind a new key is to be, and why."""
 

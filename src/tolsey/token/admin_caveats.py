@@ -28,7 +28,20 @@ from tolsey.token.caveats import (
 from tolsey.units import Budget, parse_budget
 
 ACTIONS: Final = (
-    *("approvals", "approve", "attenuate", "config", "drop", "grant", "holds", "keys", "mint", "refund", "report"),
+    *(
+        "approvals",
+        "approve",
+        "attenuate",
+        "config",
+        "deny",
+        "drop",
+        "grant",
+        "holds",
+        "keys",
+        "mint",
+        "refund",
+        "report",
+    ),
     *("revoke", "revoked", "rotate", "trail", "unrevoke", "void"),
 )
 """What an admin can do."""
