@@ -145,3 +145,53 @@ def test_routes_that_are_too_many_for_one_token(tmp_path: Path) -> None:
     found = problems(file, ENV)
     assert all("too many for one token" in error.reason for error in found)
     assert [error.key for error in found] == ["route[10].offers", "route[11].offers"]
+
+
+X402 = """[payment.x402]
+facilitator = "https://f.example/x402"
+network = "eip155:8453"
+asset = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+pay_to = "0x5e5E5e5e5E5e5E5E5e5E5E5e5e5E5E5E5e5E5E5e"
+"""
+
+
+def test_the_defaults_of_x402(tmp_path: Path) -> None:
+    found = payment(tmp_path, FAKE + OFFER + X402).x402
+    assert found is not None
+    assert (found.facilitator, found.secret.reveal(), found.timeout) == ("https://f.example/x402", "", 30.0)
+    asset = found.asset
+    assert (asset.network, asset.decimals, asset.unit, asset.name, asset.version) == (
+        *("eip155:8453", 6, "USD", "USD Coin", "2"),
+    )
+    assert payment(tmp_path, FAKE + OFFER).x402 is None
+
+
+def test_its_secret_is_from_the_environment(tmp_path: Path) -> None:
+    found = payment(tmp_path, f'{FAKE}{OFFER}{X402}secret = "${{NODE_SECRET}}"\n').x402
+    assert found is not None
+    assert found.secret.reveal() == "0a1b-sesame"
+    assert "sesame" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "said"),
+    [
+        ('facilitator = "https://f.example/x402"\n', "", "payment.x402.facilitator", "missing"),
+        ("https://f.example/x402", "ftp://f.example", "payment.x402.facilitator", "http://"),
+        ('"eip155:8453"', '"base"', "payment.x402.network", "eip155:8453"),
+        ('"eip155:8453"', '"solana:101"', "payment.x402.network", "EVM"),
+        ("0x5e5E", "0x5e5", "payment.x402.pay_to", "40 hex digits"),
+        ("0x5e5E5e5e5E5e5E5E5e5E5E5e5e5E5E5E5e5E5E5e", "0x" + "0" * 40, "payment.x402.pay_to", "nobody has"),
+        ('pay_to = "', 'decimals = 19\npay_to = "', "payment.x402.decimals", "18"),
+        ('pay_to = "', 'unit = "sat"\npay_to = "', "payment.x402.unit", "unit"),
+        ('pay_to = "', 'name = ""\npay_to = "', "payment.x402.name", "64"),
+        ('pay_to = "', 'secret = "${EMPTY}"\npay_to = "', "payment.x402.secret", "EMPTY"),
+        ('pay_to = "', 'timeout = 121\npay_to = "', "payment.x402.timeout", "120"),
+        ('pay_to = "', 'chain = 1\npay_to = "', "payment.x402.chain", ""),
+    ],
+)
+def test_what_is_wrong_with_x402(tmp_path: Path, old: str, new: str, key: str, said: str) -> None:
+    (tmp_path / "tolsey.toml").write_text(FAKE + OFFER + X402.replace(old, new))
+    found = [problem for problem in problems(tmp_path / "tolsey.toml", ENV) if problem.key == key]
+    assert len(found) == 1
+    assert said in found[0].detail

@@ -50,6 +50,7 @@ SIDEWAYS = {
     *(("config", f"config_{part}") for part in CONFIG_PARTS),
     *((f"config_{part}", f"config_{of}") for part in CONFIG_PARTS for of in ("lines", "secrets")),
     *((part, "config_prices") for part in ("config_mcp", "config_payment", "model_prices")),
+    ("config_payment", "config_x402"),
 }
 """(importer, imported) pairs on one floor that are allowed."""
 

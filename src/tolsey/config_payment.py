@@ -12,6 +12,7 @@ from tolsey.call import Pattern
 from tolsey.config_lines import Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_prices import amount
 from tolsey.config_secrets import Secret, fill
+from tolsey.config_x402 import X402, read_x402
 from tolsey.errors import CaveatInvalid
 from tolsey.l402.offers import SAT, Offer, terms_of
 from tolsey.pricing.tariff import Price, Rule
@@ -54,6 +55,7 @@ class Payment:
     aperture: bool
     mpp: bool
     service: str
+    x402: X402 | None = None
 
 
 class Offering(Protocol):
@@ -111,6 +113,7 @@ def read_payment(document: Table, base: Path, env: Mapping[str, str], *, sends: 
         table.read("aperture", lines.boolean, False),
         table.read("mpp", lines.boolean, False),
         table.read("service", _service, "Tolsey"),
+        read_x402(table, env, sends=sends),
     )
     names: list[str] = []
     offers = tuple(_offer(each, names, found.rates) for each in table.tables("offer", MAX_OFFERS))

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from tolsey.config import Config
 from tolsey.config import Route as RouteConfig
 from tolsey.config_payment import Payment
+from tolsey.config_x402 import X402
 from tolsey.errors import ConfigError, LedgerMissing, LedgerRefused
 from tolsey.gateway.desk import Desk
 from tolsey.gateway.mcp.servers import Endpoint, Server
 from tolsey.gateway.mcp.sessions import Sessions
 from tolsey.gateway.routes import Mode, Route, Routes
+from tolsey.gateway.till import Till
 from tolsey.gateway.upstream import Upstream
 from tolsey.ledger.events import Kind
 from tolsey.model_prices import KnownModels
@@ -29,6 +31,7 @@ from tolsey.store.lightning_fake import FakeNode
 from tolsey.store.outside import FilePlace, Outside, Place, Stdout, Webhook
 from tolsey.store.revocations import Source
 from tolsey.store.revocations_sqlite import SqliteRevocations
+from tolsey.store.settling import Facilitator
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
 from tolsey.token.chain import CAPABILITY, L402
@@ -113,10 +116,18 @@ def routes_of(config: Config, keys: LiveKeyring | None = None) -> Routes:
 
 
 def desk_of(
-    config: Config, keys: LiveKeyring, book: Book, *, now: Callable[[], int], tell: Callable[[str | None], None]
+    config: Config,
+    keys: LiveKeyring,
+    book: Book,
+    *,
+    now: Callable[[], int],
+    new_hold: Callable[[int], str],
+    tell: Callable[[str | None], None],
+    tell_unsettled: Callable[[str, str], None],
 ) -> Desk | None:
     """The pay desk of a config, None where it takes no payments. `tell` is told why the node is away, and None when it
-    is back. Raises `ConfigError` where what it needs is not installed.
+    is back, `tell_unsettled` which payment over x402 is not settled, and why. Raises `ConfigError` where what it needs
+    is not installed.
     """
     payment = config.payment
     if payment is None:
@@ -143,6 +154,15 @@ def desk_of(
         seconds=payment.invoice_expiry,
         aperture=payment.aperture,
         mpp_too=payment.mpp,
+        till=None
+        if payment.x402 is None
+        else Till(
+            asset=payment.x402.asset,
+            facilitator=_facilitator(config, payment.x402),
+            book=book,
+            new_hold=lambda: new_hold(now()),
+            tell=tell_unsettled,
+        ),
         service=payment.service,
         now=now,
     )
@@ -162,6 +182,17 @@ def _node(config: Config, payment: Payment) -> Invoicer:
         raise ConfigError(
             f"{ca} cannot be used: {error.strerror or error}", file=file, key="payment.certificate"
         ) from None
+
+
+def _facilitator(config: Config, x402: X402) -> Facilitator:
+    """Who settles payments over x402."""
+    try:
+        from tolsey.store.facilitator import HttpFacilitator
+    except ImportError:
+        raise ConfigError(
+            "needs httpx: pip install 'tolsey[httpx]'", file=str(config.file), key="payment.x402.facilitator"
+        ) from None
+    return HttpFacilitator(x402.facilitator, x402.secret.reveal(), seconds=x402.timeout)
 
 
 def _tariff(route: RouteConfig, models: KnownModels) -> Tariff:

@@ -76,6 +76,7 @@ class Engine:
         await self._revocations.start()
         self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8), committed=self._counts.committed)
         self._calls = CallLog(self._write, time.time_ns)
+        self._new_hold = hold_ids(owner)
         self.passage = Passage(
             routes=routes_of(config, self._keys) if self._routes is None else self._routes,
             verifier=Verifier(
@@ -85,7 +86,7 @@ class Engine:
             book=self._book,
             log=self._calls,
             now=self._ledger.time,
-            new_hold=hold_ids(owner),
+            new_hold=self._new_hold,
             trusted_proxies=config.server.trusted_proxies,
             disclose_chain=config.server.disclose == "chain",
             desk=self._desk(config),
@@ -116,10 +117,21 @@ class Engine:
             else:
                 self._log.warning("the payment node is away; paid tokens go on, challenges do not", problem=problem)
 
-        return desk_of(config, self._keys, self._book, now=self._ledger.time, tell=tell)
+        def tell_unsettled(payment: str, problem: str) -> None:
+            self._log.warning("a payment over x402 is not settled", payment=payment, problem=problem)
+
+        return desk_of(
+            config,
+            self._keys,
+            self._book,
+            now=self._ledger.time,
+            new_hold=self._new_hold,
+            tell=tell,
+            tell_unsettled=tell_unsettled,
+        )
 
     def _close_desk(self, desk: Desk) -> None:
-        self._closing = asyncio.get_running_loop().create_task(desk.invoicer.close())
+        self._closing = asyncio.get_running_loop().create_task(desk.close())
 
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
@@ -133,7 +145,7 @@ class Engine:
         self.gateway.hand_on()
         self._calls.flush()
         if self.passage.desk is not None:
-            await self.passage.desk.invoicer.close()
+            await self.passage.desk.close()
         if self._telemetry is not None:
             self._telemetry.close()
         for upstream in self.passage.routes.destinations:

@@ -20,22 +20,24 @@ def payments(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
     """List the payments that were taken, and what is left of them.
 
     A payment is here once its token was used: an invoice that was paid and never used is in the node's books alone.
-    What was paid is in sat; what it bought is in the unit of its purse, and the two are never added up.
+    What was paid is in sat, or over x402 in the asset's unit; what it bought is in the unit of its purse. Different
+    units are never added up.
     """
     from tolsey.cli.ledgers import snapshot_of
     from tolsey.cli.place import read_config
 
     with snapshot_of(read_config(file)) as snapshot:
         rows = list(snapshot.payments())
-    paid = sum(row.paid for row in rows)
+    paid = {"sat": 0}
     bought: dict[str, int] = {}
     spent: dict[str, int] = {}
     for row in rows:
+        paid[row.paid_unit] = paid.get(row.paid_unit, 0) + row.paid
         bought[row.unit] = bought.get(row.unit, 0) + row.limit
         spent[row.unit] = spent.get(row.unit, 0) + row.spent
     data = {
         "payments": [_row(row) for row in rows],
-        "paid": {"sat": format_nano(paid)},
+        "paid": {unit: format_nano(nano) for unit, nano in sorted(paid.items())},
         "bought": {unit: format_nano(nano) for unit, nano in sorted(bought.items())},
         "spent": {unit: format_nano(nano) for unit, nano in sorted(spent.items())},
     }
@@ -47,7 +49,8 @@ def _row(row: "PaymentRow") -> dict[str, object]:
         "at": format_time(row.at),
         "payment_hash": row.hash,
         "paid": format_nano(row.paid),
-        "paid_unit": "sat",
+        "paid_unit": row.paid_unit,
+        "note": row.note,
         "account": row.account,
         "label": row.label,
         "unit": row.unit,
@@ -59,14 +62,14 @@ def _row(row: "PaymentRow") -> dict[str, object]:
     }
 
 
-def _show(rows: "Sequence[PaymentRow]", paid: int, spent: dict[str, int]) -> None:
+def _show(rows: "Sequence[PaymentRow]", paid: dict[str, int], spent: dict[str, int]) -> None:
     if not rows:
         say("nobody has paid yet")
         return
     cells = [
         (
             format_time(row.at),
-            format_nano(row.paid),
+            f"{format_nano(row.paid)} {row.paid_unit}",
             row.label or "-",
             format_nano(row.limit),
             format_nano(row.spent),
@@ -77,7 +80,8 @@ def _show(rows: "Sequence[PaymentRow]", paid: int, spent: dict[str, int]) -> Non
         )
         for row in rows
     ]
-    heads = ("at", "paid (sat)", "offer", "bought", "spent", "left", "unit", "calls", "payment hash")
-    table(heads, cells, right=("paid (sat)", "bought", "spent", "left", "calls"))
+    heads = ("at", "paid", "offer", "bought", "spent", "left", "unit", "calls", "payment hash")
+    table(heads, cells, right=("paid", "bought", "spent", "left", "calls"))
     used = " and ".join(f"{format_nano(nano)} {unit}" for unit, nano in sorted(spent.items()))
-    say(f"{len(rows)} payments, {format_nano(paid)} sat in all; of what they bought, {used} is spent")
+    taken = " and ".join(f"{format_nano(nano)} {unit}" for unit, nano in sorted(paid.items()))
+    say(f"{len(rows)} payments, {taken} in all; of what they bought, {used} is spent")

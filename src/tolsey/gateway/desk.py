@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from tolsey.call import Call
-from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal
+from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError
 from tolsey.gateway import headers as header_rules
+from tolsey.gateway.record import CallRecord
+from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Route
+from tolsey.gateway.till import Sale, Till, mint_sold
 from tolsey.l402.offers import SAT, Offer, Rates, Terms, mint_unpaid, purse_of, sat_text, terms_of
 from tolsey.ledger.events import Granted, Pay
 from tolsey.ledger.windows import spacing
@@ -31,6 +34,8 @@ from tolsey.token.chain import Chain
 from tolsey.token.l402 import Challenge, Payment, Presented, check_preimage, write_challenge, write_old_challenge
 from tolsey.token.macaroon import derive_key
 from tolsey.token.verifier import Verifier
+from tolsey.token.wire import bytes_to_text
+from tolsey.token.x402 import read_signature
 from tolsey.units import NANO, format_nano
 
 MAX_CLIENTS: Final = 10_000
@@ -105,7 +110,8 @@ class Pace:
 class Desk:
     """One worker's desk. `key` returns the id and the secret of the current key for paid tokens, `key_of` what chains
     begin with under a key id; `now` nanoseconds since the epoch. `seconds` is how long an invoice can be paid,
-    `service` what the whole is called. With `mpp_too` a single call can also be paid for under the `Payment` scheme.
+    `service` what the whole is called. With `mpp_too` a single call can also be paid for under the `Payment` scheme,
+    with a `till` over x402.
     """
 
     def __init__(
@@ -122,6 +128,7 @@ class Desk:
         seconds: int,
         aperture: bool,
         mpp_too: bool,
+        till: Till | None,
         service: str,
         now: Callable[[], int],
     ) -> None:
@@ -138,6 +145,8 @@ class Desk:
         self._seconds = seconds
         self._aperture = aperture
         self.mpp_too = mpp_too
+        self.till = till
+        self._payments = Pace(challenges)
         self._now = now
         self._paid: OrderedDict[str, None] = OrderedDict()
 
@@ -154,6 +163,45 @@ class Desk:
                 raise KeyUnknown("no key of this gateway's wrote the challenge")
             mpp.check_echo(mpp.challenge_key(derived), presented.echo)
         return chain
+
+    async def close(self) -> None:
+        """Let go of the node and the facilitator."""
+        await self.invoicer.close()
+        if self.till is not None:
+            await self.till.facilitator.close()
+
+    def buy(self, signature: str, record: CallRecord, route: Route, call: Call, request: Request) -> Chain | Refusal:
+        """The token of a call that comes with a payment over x402. It is good once `settle` has seen to the payment."""
+        till, now = self.till, self._now()
+        if till is None:
+            return Refusal("token_missing", "no payments over x402 are taken here")
+        early = self._payments.wait(call.peer, now)
+        if early:
+            return Refusal("rate_limited", "you send too many payments", retry_after=-(-early // SECOND))
+        try:
+            authorization = read_signature(signature, till.asset)
+        except TokenError as error:
+            return Refusal(error.code, error.detail)
+        sold = (self._terms(name, route, call, request.headers, request.size) for name in route.offers)
+        terms = next((each for each in sold if each is not None and self._is_for_till(each)), None)
+        fault = "this call is not sold over x402" if terms is None else till.fault(authorization, terms, now)
+        if terms is None or fault is not None:
+            return Refusal("payment_required", fault or "")
+        terms = terms._replace(until=authorization.before * SECOND + self.offers[terms.offer].valid)
+        key_id, root_key = self._key()
+        token = mint_sold(terms, authorization, key_id=key_id, root_key=root_key)
+        chain = self.verifier.verify(bytes_to_text(token))
+        purse = purse_of(chain)
+        if purse is None:
+            raise AssertionError("what is sold has a purse")
+        record.links = chain.links
+        record.sale = Sale(authorization, terms, purse)
+        return chain
+
+    def _is_for_till(self, terms: Terms) -> bool:
+        """Whether these terms are for sale over x402: a single call, at its own price."""
+        offer = self.offers[terms.offer]
+        return self.till is not None and offer.price is None and offer.budget is None and self.till.sells(terms)
 
     async def settle(self, chain: Chain, payment: Payment) -> Refusal | None:
         """See to it that a paid token's payment is in the ledger; why it is not, or None."""
@@ -182,7 +230,7 @@ class Desk:
             return Answer(refusal)
         names = sorted(route.offers, key=self._preference(headers))
         offered = [terms for name in names if (terms := self._terms(name, route, call, headers, size))]
-        return await self._challenge(refusal, offered, call.peer) if offered else Answer(refusal)
+        return await self._challenge(refusal, offered, call.peer, call.path) if offered else Answer(refusal)
 
     async def offer(self, name: str, peer: str) -> Answer:
         """A challenge for one offer by its name."""
@@ -190,12 +238,14 @@ class Desk:
         terms = None if offer is None or offer.budget is None else self._terms_of(offer)
         if terms is None:
             return Answer(Refusal("route_missing", "there is no such offer with an address of its own"))
-        return await self._challenge(Refusal("payment_required", "this offer is not paid for yet"), [terms], peer)
+        refusal = Refusal("payment_required", "this offer is not paid for yet")
+        return await self._challenge(refusal, [terms], peer, OFFERS + name)
 
     def _would_help(self, refusal: Refusal, headers: header_rules.Headers) -> bool:
-        if refusal.code == "token_missing":
+        if refusal.code in ("token_missing", "payment_required"):
             return True
-        paid = isinstance(header_rules.credential(headers), Presented)
+        signed = self.till is not None and header_rules.signature(headers) is not None
+        paid = signed or isinstance(header_rules.credential(headers), Presented)
         if self._aperture:
             return refusal.status == 401 or (paid and refusal.code in _OLD_CURED)
         # Whoever holds another token spends what its minter gave, and is not asked for money of his own.
@@ -261,17 +311,23 @@ class Desk:
         network = mpp.NETWORKS[invoice.network]
         return mpp.Charge("", drawn.invoice, drawn.payment_hash.hex(), terms.sat, network, format_time(expires))
 
-    async def _challenge(self, refusal: Refusal, offered: Sequence[Terms], peer: str) -> Answer:
+    async def _challenge(self, refusal: Refusal, offered: Sequence[Terms], peer: str, path: str) -> Answer:
         """A challenge for the first of these terms, and where the others are to be had."""
         terms = offered[0]
+        why = "" if refusal.code == "token_missing" else f"{refusal.detail}. "
         early = self._pace.wait(peer, self._now())
         if early:
             seconds = -(-early // SECOND)
             return Answer(Refusal("rate_limited", "you ask for too many invoices", retry_after=seconds))
+        single = next((each for each in offered if self._is_for_till(each)), None)
+        x402 = () if single is None or self.till is None else (self.till.required(single, path, why + "Pay to call"),)
         try:
             drawn = await self.invoicer.draw(terms.sat, self._seconds)
             charge = self._charge(terms, drawn) if self.mpp_too and terms.calls == 1 else None
         except NodeAway:
+            if single is not None:
+                detail = f"{why}No invoice can be had now. Pay as PAYMENT-REQUIRED says, for {single.words()}."
+                return Answer(Refusal("payment_required", detail), x402, {"offers": [describe(single, "here")]})
             return Answer(Refusal("payment_unavailable", "no invoice can be had at the moment; paid tokens go on"))
         key_id, root_key = self._key()
         macaroon = mint_unpaid(
@@ -291,10 +347,10 @@ class Desk:
             key = mpp.challenge_key(derive_key(root_key))
             lines.append(mpp.write_challenge(key, charge._replace(macaroon=challenge.macaroon)))
         if refusal.status != 402 or refusal.code == "payment_required":
-            refusal = Refusal("payment_required", _how(terms, refusal))
+            refusal = Refusal("payment_required", _how(terms, why))
         return Answer(
             refusal,
-            (*((b"www-authenticate", line.encode("ascii")) for line in lines), MANIFEST_LINK),
+            (*((b"www-authenticate", line.encode("ascii")) for line in lines), *x402, MANIFEST_LINK),
             {
                 "payment": {
                     "invoice": challenge.invoice,
@@ -309,14 +365,26 @@ class Desk:
         )
 
 
-async def take_payment(desk: Desk | None, chain: Chain) -> Refusal | None:
+def buy(desk: Desk | None, request: Request, record: CallRecord, route: Route, call: Call) -> Chain | Refusal | None:
+    """The token of a call that comes with a payment over x402, None for any other call."""
+    signature = None if desk is None or desk.till is None else header_rules.signature(request.headers)
+    if desk is None or signature is None or isinstance(signature, Refusal):
+        return signature if isinstance(signature, Refusal) else None
+    return desk.buy(signature, record, route, call, request)
+
+
+async def take_payment(desk: Desk | None, chain: Chain, record: CallRecord) -> Refusal | None:
     """See to it that what a token was paid with is in the ledger, if it is a paid one; why it is not, or None."""
     payment = chain.identifier.payment
     if payment is None:
         return None
     if desk is None:
         return Refusal("payment_unavailable", "no payments are taken here any more")
-    return await desk.settle(chain, payment)
+    if record.sale is None or desk.till is None:
+        return await desk.settle(chain, payment)
+    refusal = await desk.till.take(record.sale)
+    record.receipt = desk.till.response(record.sale)
+    return refusal
 
 
 def describe(terms: Terms, challenge: str | None) -> dict[str, object]:
@@ -335,9 +403,8 @@ def describe(terms: Terms, challenge: str | None) -> dict[str, object]:
     }
 
 
-def _how(terms: Terms, refusal: Refusal) -> str:
+def _how(terms: Terms, why: str) -> str:
     """How to pay, in words."""
-    why = "" if refusal.code in ("token_missing", "payment_required") else f"{refusal.detail}. "
     return (
         f"{why}Pay the Lightning invoice in WWW-Authenticate ({terms.sat} sat), and send the call again with"
         f" 'Authorization: L402 <macaroon>:<preimage>'. For it you have {terms.words()}."

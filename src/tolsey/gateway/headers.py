@@ -48,6 +48,11 @@ _DROPPED_UP: Final = (
 _DROPPED_PREFIXES_UP: Final = (b"tolsey-", b"x-forwarded-")
 _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 
+PAYMENT_SIGNATURE: Final = b"payment-signature"
+"""In which a call is paid for over x402. It is a credential where that is taken, on routes that enforce."""
+
+_WITHHELD: Final = _CREDENTIALS | {PAYMENT_SIGNATURE}
+
 
 def credential(headers: Headers) -> str | Presented | Refusal:
     """The token that a request carries, or why there is not exactly one. `L402` and `Payment` have paid ones."""
@@ -76,6 +81,16 @@ def _of_scheme(scheme: str, rest: str) -> str | Presented | Refusal | None:
         except TokenError as error:
             return Refusal(error.code, error.detail)
     return rest if scheme == "bearer" else None
+
+
+def signature(headers: Headers) -> str | Refusal | None:
+    """The payment over x402 that a request carries, None where there is none; it is the only credential."""
+    found = [value.decode("latin-1").strip() for name, value in headers if name == PAYMENT_SIGNATURE]
+    if not found:
+        return None
+    if len(found) > 1 or any(name in _CREDENTIALS for name, _ in headers):
+        return Refusal("credentials_ambiguous", "send one PAYMENT-SIGNATURE, and no other credential")
+    return found[0]
 
 
 def joined(headers: Headers, name: bytes) -> str:
@@ -131,7 +146,7 @@ def up(
             or name in dropped
             or b"_" in name
             or name.startswith(_DROPPED_PREFIXES_UP)
-            or (name in _CREDENTIALS and not (keep_foreign_credentials and not is_ours(name, value)))
+            or (name in _WITHHELD and not (keep_foreign_credentials and not is_ours(name, value)))
         )
     ]
     chain = peer if peer == socket_peer else f"{peer}, {socket_peer}"
@@ -147,7 +162,7 @@ def up(
 
 def goes_up(name: bytes) -> bool:
     """Whether a header reaches the upstream as the client sent it, unless the client or a config says otherwise."""
-    dropped = name in _DROPPED_UP or name in _CREDENTIALS or b"_" in name
+    dropped = name in _DROPPED_UP or name in _WITHHELD or b"_" in name
     return not (dropped or name.startswith(_DROPPED_PREFIXES_UP))
 
 

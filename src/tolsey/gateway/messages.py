@@ -11,24 +11,19 @@ from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import Client
 from tolsey.gateway.destination import Exchanged
 from tolsey.gateway.meter import Meter
-from tolsey.gateway.record import CallRecord
+from tolsey.gateway.record import PAYMENT_RECEIPT, CallRecord
 from tolsey.gateway.recorder import Instead
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.upstream import WHOLE_BYTES
 from tolsey.ledger.events import Claim, Granted
 from tolsey.pricing.tariff import Quote
-from tolsey.token.caveats import format_time
 from tolsey.token.chain import Chain, Charge
-from tolsey.token.mpp import write_receipt
 from tolsey.token.tags import write_tags
 from tolsey.units import format_nano
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
-
-RECEIPT: Final = b"payment-receipt"
-"""What is told of a payment under the `Payment` scheme."""
 
 
 E = TypeVar("E")
@@ -96,9 +91,9 @@ def headers_down(
     upstream = route.upstream
     headers = header_rules.down(exchange.headers, origin=upstream.origin, prefix=upstream.prefix)
     headers += funds_headers(record, cleared, granted, disclose_chain=disclose_chain)
-    if record.challenge and 200 <= exchange.status < 300:
-        headers = _with_receipt(headers, record, None if cleared is None else cleared.chain)
-    return headers
+    if record.receipt is None or (record.receipt[0] == PAYMENT_RECEIPT and not 200 <= exchange.status < 300):
+        return headers
+    return _with_receipt(headers, record.receipt)
 
 
 def funds_headers(
@@ -117,20 +112,12 @@ def funds_headers(
     return headers
 
 
-def _with_receipt(
-    headers: list[tuple[bytes, bytes]], record: CallRecord, chain: Chain | None
-) -> list[tuple[bytes, bytes]]:
-    """The headers with the receipt of a call that was paid for under the `Payment` scheme; none but the client may keep
-    such an answer.
-    """
-    payment = None if chain is None else chain.identifier.payment
-    if payment is None:
-        return headers
+def _with_receipt(headers: list[tuple[bytes, bytes]], receipt: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """The headers with the receipt of a call that was paid for; nobody but the client may keep such an answer."""
     caching = b",".join(value.lower() for name, value in headers if name == b"cache-control").split(b",")
     private = any(directive.strip() in (b"no-store", b"private") for directive in caching)
-    headers = [header for header in headers if header[0] != RECEIPT and (private or header[0] != b"cache-control")]
-    headers.append((RECEIPT, write_receipt(payment.hash, record.challenge, format_time(record.at)).encode("ascii")))
-    return headers if private else [*headers, (b"cache-control", b"private")]
+    headers = [header for header in headers if header[0] != receipt[0] and (private or header[0] != b"cache-control")]
+    return [*headers, receipt] if private else [*headers, receipt, (b"cache-control", b"private")]
 
 
 async def send_down(

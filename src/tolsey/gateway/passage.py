@@ -18,7 +18,7 @@ from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
 from tolsey.gateway.client import LATE, BodyBroken, BodyTooLarge, Client, Cut, uncancel
-from tolsey.gateway.desk import Desk, take_payment
+from tolsey.gateway.desk import Desk, buy, take_payment
 from tolsey.gateway.legs import Leg
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.messages import Cleared, hold_header, note_of, too_large
@@ -146,7 +146,7 @@ class Passage:
         self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call
     ) -> Cleared | Refusal:
         """Steps 2 to 5: what needs no ledger."""
-        chain = self.chain_of(request, client.record)
+        chain = buy(self.desk, request, client.record, route, call) or self.chain_of(request, client.record)
         if isinstance(chain, Refusal):
             return chain
         revoked = await self.revocations.check(chain)
@@ -191,7 +191,7 @@ class Passage:
                 cleared = revoked or self._price(chain, route.offers, request, record, call, tariff, chosen, asked)
                 if isinstance(cleared, Cleared):
                     # Else observing would open the account that the payment is to open.
-                    cleared = await take_payment(self.desk, chain) or cleared
+                    cleared = await take_payment(self.desk, chain, record) or cleared
             quote = chosen if isinstance(chosen, Refusal) else tariff.quote(chosen, request.size, asked)
         going: Cleared | None = None
         if isinstance(cleared, Cleared):
@@ -279,7 +279,7 @@ class Passage:
 
     async def _reserve(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal | None:
         """Step 6. When this returns Granted, the hold is on disk; None where there is nothing to hold."""
-        unpaid = None if cleared.chain is None else await take_payment(self.desk, cleared.chain)
+        unpaid = None if cleared.chain is None else await take_payment(self.desk, cleared.chain, record)
         if unpaid is not None or not any(cleared.charge):
             return unpaid
         hold = self._new_hold(record.at)

@@ -10,14 +10,20 @@ from tolsey.errors import Refusal
 from tolsey.gateway.trace import Trace
 from tolsey.ledger.events import Observe
 from tolsey.pricing.llm import Api, Asked
+from tolsey.token.caveats import format_time
 from tolsey.token.chain import Chain, Link
 from tolsey.token.l402 import Presented
+from tolsey.token.mpp import write_receipt
 from tolsey.token.tags import Tags
 from tolsey.units import format_nano
 
 if TYPE_CHECKING:
     from tolsey.gateway.routes import Route
+    from tolsey.gateway.till import Sale
 
+
+PAYMENT_RECEIPT: Final = b"payment-receipt"
+"""What is told of a payment under the `Payment` scheme, of calls that were served."""
 
 TEAM: Final = "team"
 """The tag that says who pays; the label of the minted token stands for it."""
@@ -45,7 +51,8 @@ class CallRecord:
     the bodies that came from the client and went to it. `fault` is a kind of upstream error (`counting.FAULTS`).
     `tool` is what is called over MCP.
     `llm` is there for an LLM call whose body was read. `links` are those of a verified token; without one an observed
-    call has `agent`, who seems to call. `observed` is there on an observed call: the code of the Refusal that it met,
+    call has `agent`, who seems to call. `receipt` is the header that tells of a payment, `sale` how the call is paid
+    for over x402. `observed` is there on an observed call: the code of the Refusal that it met,
     or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
     """
 
@@ -69,7 +76,8 @@ class CallRecord:
     llm: LlmCall | None = None
     links: tuple[Link, ...] = ()
     agent: str = ""
-    challenge: str = ""
+    receipt: tuple[bytes, bytes] | None = None
+    sale: "Sale | None" = None
     tags: Tags = ()
     observed: str | None = None
     observe: Observe | None = None
@@ -102,8 +110,10 @@ class CallRecord:
     def shown(self, token: str | Presented, chain: Chain) -> None:
         """Say which token was verified, and what it is."""
         self.links = chain.links
-        if isinstance(token, Presented) and token.echo is not None:
-            self.challenge = token.echo.id
+        payment = chain.identifier.payment
+        if isinstance(token, Presented) and token.echo is not None and payment is not None:
+            receipt = write_receipt(payment.hash, token.echo.id, format_time(self.at))
+            self.receipt = PAYMENT_RECEIPT, receipt.encode("ascii")
 
     @property
     def team(self) -> str:

@@ -169,9 +169,14 @@ class Annul(NamedTuple):
     note: str
 
 
+PAID_IN_KIND: Final = "x402 "
+"""How the note of a payment begins that was not made in sats."""
+
+
 class Pay(NamedTuple):
-    """A payment was proved: its `hash` (hex) opens `account`, which it paid `amount` nano-sat for. It does so once: the
-    same event again changes nothing, and for another account the payment is used up.
+    """A payment was proved: its `hash` (hex) opens `account`, which it paid `amount` nano-sat for; if its note begins
+    with `PAID_IN_KIND`, nano-units of the account's own unit. It does so once: the same event again changes nothing,
+    and for another account the payment is used up.
     """
 
     hash: str

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Extend, Granted, Kind, Late, Observe, Outcome, Pay, Reserve, Settle, Void
+from tolsey.ledger.events import Extend, Granted, Key, Kind, Late, Observe, Outcome, Pay, Reserve, Settle, Void
 from tolsey.store.contract import Ledger, TallyRow
 from tolsey.token.chain import Account
 
@@ -129,6 +129,12 @@ class Book:
     async def hold(self, hold_id: str) -> Hold | None:
         """A hold, after everything that this Book was handed before. Raises `LedgerUnavailable`."""
         return await self._read(lambda: self._ledger.hold(hold_id))
+
+    async def paid(self, payment: str) -> Key | None:
+        """The key of the account that a payment opened (by its hash), None if it was not taken. Raises
+        `LedgerUnavailable`.
+        """
+        return await self._read(lambda: self._ledger.paid(payment))
 
     async def ask(self, question: Question) -> bool:
         """Keep a question; False if too many are open. Raises `LedgerUnavailable`."""

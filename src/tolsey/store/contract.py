@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
 from tolsey.audit.seal import Gap, Head
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Event, Kind, Outcome
+from tolsey.ledger.events import PAID_IN_KIND, Event, Key, Kind, Outcome
 from tolsey.ledger.revoking import Revised, Revocation, Revoke, Unrevoke
 from tolsey.token.chain import Account
 
@@ -84,6 +84,9 @@ class Ledger(Protocol):
         """The accounts as committed, by all; one that does not exist yet stands at 0. Of one with a period: its running
         window, as `spent`, `held`, `granted` and `observed`.
         """
+
+    async def paid(self, payment: str) -> Key | None:
+        """The key of the account that a payment opened, by its hash, as committed; None if it was not taken."""
 
     async def hold(self, hold_id: str) -> Hold | None:
         """A hold as committed, open or resolved; None if there is none, or if it was rolled up."""
@@ -272,7 +275,9 @@ class AlertRow:
 
 @dataclass(frozen=True, slots=True)
 class PaymentRow:
-    """A payment and the purse that it opened: `paid` in nano-sat, the figures of the purse in nano-units of `unit`."""
+    """A payment and the purse that it opened: `paid` in nano-units of `paid_unit`, the figures of the purse in those of
+    `unit`.
+    """
 
     n: int
     at: int
@@ -286,6 +291,11 @@ class PaymentRow:
     held: int
     calls: int
     note: str
+
+    @property
+    def paid_unit(self) -> str:
+        """What the payment was made in."""
+        return self.unit if self.note.startswith(PAID_IN_KIND) else "sat"
 
 
 class Snapshot(Protocol):

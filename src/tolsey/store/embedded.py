@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
-from tolsey.ledger.events import Event, Kind, Outcome
+from tolsey.ledger.events import Event, Key, Kind, Outcome
 from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
 from tolsey.store import approvals_sqlite, revocations_sqlite
 from tolsey.store.contract import Make, TallyRow
@@ -106,6 +106,10 @@ class EmbeddedLedger:
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """Where the accounts stand."""
         return self._ledger.balances(accounts, self._now())
+
+    async def paid(self, payment: str) -> Key | None:
+        """The account that a payment opened."""
+        return self._ledger.paid(payment)
 
     async def hold(self, hold_id: str) -> Hold | None:
         """A hold as committed."""

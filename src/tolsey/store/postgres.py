@@ -30,6 +30,7 @@ from tolsey.ledger.events import (
     Expire,
     Extend,
     Granted,
+    Key,
     Kind,
     Outcome,
     Reserve,
@@ -54,8 +55,8 @@ from tolsey.store.postgres_connection import (
     unavailable,
 )
 from tolsey.store.postgres_owners import Lease, Watch, clear, end, holds_of, register
-from tolsey.store.postgres_rows import Group, Rows, Stale, standing
-from tolsey.store.postgres_sql import TALLY
+from tolsey.store.postgres_rows import Group, Rows, Stale, opened, standing
+from tolsey.store.postgres_sql import LIVING, TALLY
 from tolsey.store.revocations_postgres import revise
 from tolsey.store.sealing_postgres import append, checkpoint, now
 from tolsey.token.chain import Account
@@ -293,6 +294,11 @@ class PostgresLedger:
         async with self._using("the ledger cannot be read") as session:
             return await standing(session.db, accounts, self.time())
 
+    async def paid(self, payment: str) -> Key | None:
+        """The account that a payment opened."""
+        async with self._using("the ledger cannot be read") as session:
+            return await opened(session.db, payment)
+
     async def hold(self, hold_id: str) -> Hold | None:
         """A hold as committed, open or resolved."""
         async with self._using("the ledger cannot be read") as session:
@@ -303,9 +309,7 @@ class PostgresLedger:
     async def is_ended(self) -> bool:
         """Whether somebody has taken this owner for dead."""
         async with self._using("the ledger cannot be read") as session:
-            return (
-                await session.db.fetchval("SELECT n FROM owner WHERE n = $1 AND ended_at IS NULL", self.owner) is None
-            )
+            return await session.db.fetchval(LIVING, self.owner) is None
 
     async def number_config(self, generation: str) -> int:
         """Record a config's generation; return its number."""

@@ -399,3 +399,9 @@ async def standing(db: Db, accounts: Sequence[Account], at: int) -> list[Balance
         there = account if n is None else Account(account.id, account.unit, parent, label, limit, period)
         balances.append(Balance(there, spent, held, calls, open_, granted, observed))
     return balances
+
+
+async def opened(db: Db, payment: str) -> Key | None:
+    """The key of the account that a payment opened, by its hash; None if it was not taken."""
+    rows = await db.fetch(sql.PAYMENTS, [payment])
+    return (rows[0]["id"], rows[0]["unit"]) if rows else None

@@ -48,6 +48,7 @@ HOLDS: Final = """
         LEFT JOIN entry s ON s.hold = h.id AND s.kind IN ('settle', 'void', 'expire')
         LEFT JOIN claim c ON c.hold = h.id
 """
+LIVING: Final = "SELECT n FROM owner WHERE n = $1 AND ended_at IS NULL"
 PAYMENTS: Final = """
     SELECT e.hold, a.id, a.unit FROM entry e JOIN account a ON a.n = e.leaf
     WHERE e.kind = 'pay' AND e.hold = ANY ($1::text[])

@@ -25,6 +25,7 @@ from tolsey.ledger.events import (
     Expire,
     Extend,
     Granted,
+    Key,
     Kind,
     Outcome,
     Reserve,
@@ -48,7 +49,7 @@ from tolsey.store.sqlite_file import (
     statements,
     unavailable,
 )
-from tolsey.store.sqlite_rows import Rows, standing
+from tolsey.store.sqlite_rows import PAYMENT, Rows, standing
 from tolsey.token.chain import Account
 
 SCHEMA_VERSION: Final = 9
@@ -281,6 +282,12 @@ class SqliteLedger:
         period as its running window does.
         """
         return standing(self._db, accounts, self.time(now))
+
+    @errors_of("the ledger cannot be read")
+    def paid(self, payment: str) -> Key | None:
+        """The key of the account that a payment opened, as committed; None if it was not taken."""
+        row = self._db.execute(PAYMENT, (payment,)).fetchone()
+        return None if row is None else (row[0], row[1])
 
     @errors_of("the ledger cannot be read")
     def hold(self, hold_id: str) -> Hold | None:

@@ -81,7 +81,7 @@ _HOLDS: Final = """
     WHERE r.kind = 'reserve' AND r.hold IN (SELECT value FROM json_each(?))
 """
 
-_PAYMENT: Final = """
+PAYMENT: Final = """
     SELECT a.id, a.unit FROM entry e JOIN account a ON a.n = e.leaf WHERE e.kind = 'pay' AND e.hold = ?
 """
 
@@ -186,7 +186,7 @@ class Rows:
             elif isinstance(event, Pay):
                 wanted[event.account[:2]] = None
                 self.books.payments.update(
-                    (event.hash, (id_, unit)) for id_, unit in db.execute(_PAYMENT, (event.hash,))
+                    (event.hash, (id_, unit)) for id_, unit in db.execute(PAYMENT, (event.hash,))
                 )
             elif isinstance(event, Grant):
                 wanted[event.key] = None
