@@ -68,7 +68,9 @@ methods = ["GET"]
 mode = "public"
 upstream = "api"
 """
-NOT_PROVOKED = {"overloaded", "unpriceable", "too_many_holds", "payment_required", "payment_unavailable"}
+NOT_PROVOKED = {
+    "origin_refused", "overloaded", "unpriceable", "too_many_holds", "payment_required", "payment_unavailable",
+}  # fmt: skip
 
 
 # --- what is looked for
