@@ -39,6 +39,7 @@ price = "0.01 USD"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_the_api_is_as_described(gateway: Gateway, mode: GenerationMode) -> None:
     # Not keys: the keyring has room for a few hundred.

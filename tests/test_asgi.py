@@ -237,6 +237,7 @@ def test_one_budget_holds_for_all_processes(server: str, tmp_path: Path) -> None
         app.stands(token, spent="0.1", calls=5)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_held_is_settled_by_the_next(tmp_path: Path) -> None:
     app = hosted(tmp_path, "uvicorn")
     with swarm.ending(app):

@@ -211,6 +211,7 @@ def test_a_settling_that_nobody_knows_of_is_neither_served_nor_paid_twice(
     assert len(paid(gateway)) == before + 1
 
 
+@pytest.mark.slow
 def test_after_a_crash_it_is_not_known_and_found_out(
     tmp_path: Path, upstream: Upstream, facilitator: Facilitator
 ) -> None:
