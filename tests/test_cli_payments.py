@@ -28,6 +28,7 @@ def test_fetch_pays_once_and_payments_lists_it(gateway: Gateway, env: dict[str, 
     assert again == {"status": 200, "paid_sat": "0", "cost": "300 sat", "remaining": "400 sat", "body": "{}"}
 
     listed = answer("payments", "-c", str(gateway.file))
+    assert answer("report", "--payments", "-c", str(gateway.file)) == listed
     (row,) = [each for each in listed["payments"] if each["spent"] == "600"][-1:]
     assert (row["paid"], row["paid_unit"], row["limit"], row["unit"], row["label"], row["left"], row["calls"]) == (
         *("1000", "sat", "1000", "sat", "purse", "400", 2),

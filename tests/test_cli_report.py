@@ -227,7 +227,7 @@ def test_where_nothing_was_counted(config: Path, c: tuple[str, str], tmp_path: P
     [
         (("--by", "colour"), "--by: 'colour' is no dimension; known are agent"),
         (("--csv",), "--json is for all but --csv"),
-        (("--propose", "--html", "x"), "choose one of --csv, --html and --propose"),
+        (("--propose", "--html", "x"), "choose one of --csv, --html, --payments and --propose"),
     ],
 )
 def test_a_command_line_that_is_not_understood(words: tuple[str, ...], text: str, c: tuple[str, str]) -> None:

@@ -23,6 +23,11 @@ def payments(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
     What was paid is in sat, or over x402 in the asset's unit; what it bought is in the unit of its purse. Different
     units are never added up.
     """
+    show_payments(file, json)
+
+
+def show_payments(file: ConfigFile, json: bool) -> None:
+    """Print the payments of a config's ledger."""
     from tolsey.cli.ledgers import snapshot_of
     from tolsey.cli.place import read_config
 

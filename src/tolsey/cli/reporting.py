@@ -80,6 +80,9 @@ def report(
     propose: Annotated[
         bool, typer.Option("--propose", help="Propose tokens for what was observed, and the config that enforces.")
     ] = False,
+    of_payments: Annotated[
+        bool, typer.Option("--payments", help="What strangers have paid, and what is left of it: as `tolsey payments`.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the groups as CSV.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write all of it as a page to a new file.")
@@ -91,11 +94,15 @@ def report(
     Also what enforcement would have refused of the calls that were observed. Hours are whole ones, UTC. Latency is the
     upper end of the bucket that the percentile is in. A gateway may run meanwhile.
     """
+    from tolsey.cli.payments import show_payments
     from tolsey.cli.place import read_config
     from tolsey.ledger.report import read_dimensions
 
-    if propose + as_csv + (html is not None) > 1 or (as_csv and json):
-        raise UsageError("choose one of --csv, --html and --propose; --json is for all but --csv")
+    if propose + of_payments + as_csv + (html is not None) > 1 or (as_csv and json):
+        raise UsageError("choose one of --csv, --html, --payments and --propose; --json is for all but --csv")
+    if of_payments:
+        show_payments(file, json)
+        return
     now = time.time_ns()
     begin = parse_moment(f"{DAYS}d" if since is None else since, now) // HOUR
     end = -(-(now if until is None else parse_moment(until, now, end_of_day=True)) // HOUR)
