@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,7 @@ from tests.upstreams import Upstream
 from tolsey import attenuate, inspect
 from tolsey.approval import approved
 from tolsey.errors import CaveatInvalid, DischargeInvalid
+from tolsey.gateway.approving import MAX_QUESTION
 from tolsey.ledger.approving import MAX_OPEN_EACH, OPEN_NS, Asked, Question
 from tolsey.refusals import DischargeMissing
 from tolsey.store.contract import Ledger, Snapshot
@@ -305,13 +307,30 @@ def test_the_sdk_waits_for_the_answer(gateway: Gateway, token: str) -> None:
         (b'{"method": "GET", "path": "/a", "price": "1 USD", "more": 1}', "more"),
         (b'{"method": "GET", "path": "/a", "price": "1 USD", "ticket": "x"}', "no such caveat"),
         (b'{"method": "GET", "path": "/a", "price": "1 USD", "purpose": "' + b"x" * 513 + b'"}', "512"),
-        (b'{"method": "GET", "path": "/a", "price": "1 USD"' + b" " * 16384 + b"}", "16384"),
     ],
 )
 def test_a_question_that_cannot_be_asked(gateway: Gateway, token: str, body: bytes, part: str) -> None:
     refused = problem(gateway.ask("POST", "/.tolsey/approvals", token=token, body=body))
     assert refused["code"] == "request_invalid"
     assert part in refused["detail"]
+
+
+def test_a_question_is_as_long_as_it_may_be(gateway: Gateway, token: str) -> None:
+    body = b'{"method": "GET", "path": "/a", "price": "1 USD"}'
+    longest = body.ljust(MAX_QUESTION)
+    assert gateway.ask("POST", "/.tolsey/approvals", token=token, body=longest).status == 200
+    refused = gateway.ask("POST", "/.tolsey/approvals", token=token, body=longest + b" ")
+    assert (refused.status, problem(refused)["code"]) == (413, "body_too_large")
+
+
+def test_the_token_goes_to_nobody_else(gateway: Gateway, upstream: Upstream, token: str) -> None:
+    """Whoever answers in the gateway's place with a redirect does not get the token sent on."""
+    upstream.answers["/.tolsey/approvals"] = (
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/elsewhere\r\nContent-Length: 0\r\n\r\n" % upstream.port
+    )
+    with pytest.raises(HTTPError, match="302"):
+        approved(token, url=f"http://127.0.0.1:{upstream.port}", method="GET", path="/a", price="1 USD")
+    assert upstream.last().target == "/.tolsey/approvals"
 
 
 def test_who_may_ask(gateway: Gateway, token: str) -> None:

@@ -25,6 +25,10 @@ MAX_ANSWER: Final = 64 * 1024
 """The longest answer that is read, in bytes."""
 
 
+SECONDS: Final = 30.0
+"""How long the gateway may take for each answer."""
+
+
 class NotAnswered(TolseyError):
     """Nobody answered in the time that the caller would wait; the question may still be open."""
 
@@ -61,11 +65,21 @@ def approved(
     return bytes_to_text(root.serialize() + root.bind(discharge).serialize())
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: urllib would send the token on to wherever it leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(_NoRedirect)
+
+
 def _ask(url: str, token: str, body: bytes | None) -> Mapping[str, Any]:
     headers = {"Authorization": f"Bearer {token.strip()}", "Content-Type": "application/json"}
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 - the caller's own gateway
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - as above
+        with _OPENER.open(request, timeout=SECONDS) as response:
             found: Mapping[str, Any] = json.loads(response.read(MAX_ANSWER))
             return found
     except urllib.error.HTTPError as error:

@@ -13,17 +13,18 @@ from typing import Annotated, Final
 
 import msgspec
 
-from tolsey.call import METHODS, Call, path_fault, query_fault
-from tolsey.errors import AmountInvalid, LedgerUnavailable, Refusal, TokenError
-from tolsey.gateway import headers as header_rules
-from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
-from tolsey.gateway.own import OWN_PREFIX, send_json
+from tolsey.call import METHODS, path_fault, query_fault
+from tolsey.errors import AmountInvalid, LedgerUnavailable, Refusal, TokenError, TokenMalformed
+from tolsey.gateway.client import Client
+from tolsey.gateway.messages import whole_body
+from tolsey.gateway.own import OWN_PREFIX, send_json, shown
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.request import Request
 from tolsey.ledger.approving import OPEN_NS, VALID_NS, Asked, Question
 from tolsey.token.approvals import Ticket, discharge_call, discharge_small, key_id_of, unseal
 from tolsey.token.caveats import format_time
-from tolsey.token.chain import Chain, clear_showing
+from tolsey.token.chain import Chain
+from tolsey.token.l402 import Presented
 from tolsey.token.macaroon import Macaroon
 from tolsey.token.once import call_digest
 from tolsey.units import Amount, parse_amount
@@ -76,7 +77,13 @@ async def _answer(
     allowed = ("GET", "HEAD") if id_ else ("POST",)
     if request.method not in allowed:
         return Refusal("method_not_allowed", f"write {allowed[0]}", allow=allowed)
-    chain = await _shown(passage, request)
+
+    def verify(credential: str | Presented) -> Chain:
+        if not isinstance(credential, str):
+            raise TokenMalformed("approvals are for tokens that were minted here, not for paid ones")
+        return passage.verifier.verify_undischarged(credential)
+
+    chain = await shown(passage, request, verify)
     if isinstance(chain, Refusal):
         return chain
     try:
@@ -87,23 +94,6 @@ async def _answer(
         return Refusal("ledger_unavailable", error.detail)
     except TokenError as error:
         return Refusal(error.code, error.detail)
-
-
-async def _shown(passage: Passage, request: Request) -> Chain | Refusal:
-    token = header_rules.credential(request.headers)
-    if isinstance(token, Refusal):
-        return token
-    if not isinstance(token, str):
-        return Refusal("request_invalid", "approvals are for tokens that were minted here")
-    try:
-        chain = passage.verifier.verify_undischarged(token)
-    except TokenError as error:
-        return Refusal(error.code, error.detail)
-    revoked = await passage.revocations.check(chain)
-    if revoked is not None:
-        return revoked
-    peer = header_rules.client_address(request.headers, request.socket_peer, passage.trusted_proxies)
-    return clear_showing(chain, Call(request.method, request.path, request.query, peer, passage.now())) or chain
 
 
 async def _ask(
@@ -149,11 +139,11 @@ async def _ask(
 
 
 async def _read(request: Request, client: Client) -> _Body | Refusal:
+    data = await whole_body(request, client, MAX_QUESTION, _BODY_SECONDS)
+    if isinstance(data, Refusal):
+        return data
     try:
-        data = await client.read(request.size, MAX_QUESTION, _BODY_SECONDS)
         return msgspec.json.decode(data, type=_Body)
-    except (BodyTooLarge, BodyBroken, TimeoutError):
-        return Refusal("request_invalid", f"a question has at most {MAX_QUESTION} bytes")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return Refusal("request_invalid", f"the question cannot be read: {str(error)[:200]}")
 

@@ -2,8 +2,8 @@
 
 from tolsey.call import Call
 from tolsey.errors import Refusal
-from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
-from tolsey.gateway.messages import too_large
+from tolsey.gateway.client import Client
+from tolsey.gateway.messages import whole_body
 from tolsey.gateway.record import llm_call
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Route
@@ -17,14 +17,9 @@ async def ask(
     """What the call asks for; None where its price stands elsewhere."""
     if isinstance(chosen, Refusal) or chosen.price.llm is None:
         return None
-    try:
-        body = await client.read(request.size, tariff.max_body, route.timeout)
-    except BodyTooLarge:
-        return too_large(tariff.max_body)
-    except BodyBroken:
-        return Refusal("request_invalid", "the request body broke off")
-    except TimeoutError:
-        return Refusal("overloaded", "too many request bodies are held at the moment")
+    body = await whole_body(request, client, tariff.max_body, route.timeout)
+    if isinstance(body, Refusal):
+        return body
     asked = tariff.read(chosen.price, call, request.headers, body)
     if not isinstance(asked, Refusal):
         client.record.llm = llm_call(asked)

@@ -8,7 +8,7 @@ import msgspec
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway import headers as header_rules
-from tolsey.gateway.client import Client
+from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
 from tolsey.gateway.destination import Exchanged
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import PAYMENT_RECEIPT, CallRecord
@@ -151,6 +151,18 @@ def money(nano: int, cleared: Cleared) -> str:
 def hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
     """The header that names the hold, if there is one."""
     return ((b"tolsey-hold", record.hold.encode("ascii")),) if record.hold else ()
+
+
+async def whole_body(request: Request, client: Client, limit: int, seconds: float) -> bytes | Refusal:
+    """The request body in one piece, of at most `limit` bytes; so many seconds are waited for room, and in silence."""
+    try:
+        return await client.read(request.size, limit, seconds)
+    except BodyTooLarge:
+        return too_large(limit)
+    except BodyBroken:
+        return Refusal("request_invalid", "the request body broke off")
+    except TimeoutError:
+        return Refusal("overloaded", "too many request bodies are held at the moment")
 
 
 def too_large(limit: int) -> Refusal:

@@ -1,5 +1,6 @@
 """The gateway's own paths: what a holder may ask about its token, and about a call that was charged to it."""
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -13,6 +14,7 @@ from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.windows import window
 from tolsey.token.caveats import Expires, format_time
 from tolsey.token.chain import Chain, clear_showing
+from tolsey.token.l402 import Presented
 from tolsey.units import format_nano
 
 OWN_PREFIX: Final = "/.tolsey/"
@@ -46,7 +48,7 @@ async def send_json(client: Client, document: object, status: int = 200) -> None
 
 async def read_balance(passage: Passage, request: Request) -> dict[str, object] | Refusal:
     """What the holder of a token may know of its accounts."""
-    chain = await _shown(passage, request)
+    chain = await shown(passage, request, passage.verify)
     if isinstance(chain, Refusal):
         return chain
     try:
@@ -56,13 +58,13 @@ async def read_balance(passage: Passage, request: Request) -> dict[str, object] 
     return _balance(chain, balances, passage.disclose_chain, passage.now())
 
 
-async def _shown(passage: Passage, request: Request) -> Chain | Refusal:
-    """The verified token of a request that asks about it."""
+async def shown(passage: Passage, request: Request, verify: Callable[[str | Presented], Chain]) -> Chain | Refusal:
+    """The token of a request that asks about it, if it may be shown. `verify` raises `TokenError`."""
     token = header_rules.credential(request.headers)
     if isinstance(token, Refusal):
         return token
     try:
-        chain = passage.verify(token)
+        chain = verify(token)
     except TokenError as error:
         return Refusal(error.code, error.detail)
     revoked = await passage.revocations.check(chain)
@@ -79,7 +81,7 @@ async def _find(passage: Passage, request: Request) -> dict[str, object] | Refus
         return Refusal("method_not_allowed", "this can only be read", allow=("GET", "HEAD"))
     if not path.startswith(_HOLDS):
         return await read_balance(passage, request)
-    chain = await _shown(passage, request)
+    chain = await shown(passage, request, passage.verify)
     if isinstance(chain, Refusal):
         return chain
     try:

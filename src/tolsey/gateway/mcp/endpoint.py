@@ -13,7 +13,7 @@ import msgspec
 
 from tolsey.call import Call, parse_pattern
 from tolsey.errors import Refusal
-from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
+from tolsey.gateway.client import Client
 from tolsey.gateway.mcp.asking import NAME, SESSION, headers_for, target_of
 from tolsey.gateway.mcp.merging import LISTS, Asker, merged_discovery, merged_opening
 from tolsey.gateway.mcp.messages import (
@@ -33,7 +33,7 @@ from tolsey.gateway.mcp.relay import Via
 from tolsey.gateway.mcp.renaming import Renaming, upward
 from tolsey.gateway.mcp.servers import METHOD, NAMED, Endpoint, Server
 from tolsey.gateway.mcp.sessions import Opened, Session
-from tolsey.gateway.messages import too_large
+from tolsey.gateway.messages import whole_body
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route
@@ -74,7 +74,7 @@ async def answer_mcp(passage: Passage, endpoint: Endpoint, request: Request, cli
     if request.method == "DELETE":
         await exchange.end()
         return
-    body = await _body(endpoint, request, client)
+    body = await whole_body(request, client, endpoint.max_body, BODY_SECONDS)
     if isinstance(body, Refusal):
         await client.refuse(body)
         return
@@ -129,17 +129,6 @@ async def _holder(
             return chain
         chain = refusal
     return None if endpoint.mode is Mode.OBSERVE else chain
-
-
-async def _body(endpoint: Endpoint, request: Request, client: Client) -> bytes | Refusal:
-    try:
-        return await client.read(request.size, endpoint.max_body, BODY_SECONDS)
-    except BodyTooLarge:
-        return too_large(endpoint.max_body)
-    except BodyBroken:
-        return Refusal("request_invalid", "the request body broke off")
-    except TimeoutError:
-        return Refusal("overloaded", "too many request bodies are held at the moment")
 
 
 class _Conversation:

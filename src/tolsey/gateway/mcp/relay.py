@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final
 
-import msgspec
-
 from tolsey.errors import Refusal
 from tolsey.gateway.destination import Destination, Exchanging, Headers
-from tolsey.gateway.mcp.messages import Members, Message, json_headers, read_members, read_message, refused, write_error
+from tolsey.gateway.mcp.messages import Message, json_headers, read_message, refused, write_error
 from tolsey.gateway.mcp.renaming import Renaming
 from tolsey.gateway.upstream import Broken
 from tolsey.pricing.events import Events, StreamEvent
@@ -167,12 +165,3 @@ async def read_whole(exchange: Exchanging) -> bytes:
             raise Broken("the server's answer is too large")
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def result_of(body: bytes) -> Members | None:
-    """The members of an answer's result, None where it has none."""
-    try:
-        members = read_members(body)
-        return read_members(members["result"]) if "result" in members else None
-    except msgspec.DecodeError:
-        return None
