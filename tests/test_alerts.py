@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 from tests.cli import answer, refusal
 from tests.gateways import Gateway, serving, until
-from tests.ledgers import Ledgers, purse
+from tests.ledgers import Ledgers, database, purse
 from tests.postgres import Server
 from tests.upstreams import Upstream
 from tolsey import attenuate
@@ -160,6 +160,11 @@ def test_a_receiver_that_is_not_there_or_hangs_up() -> None:
     assert "ConnectionRefusedError" in (deliver(f"http://127.0.0.1:{port}/", b"k", "i", 1, "{}") or "")
 
 
+def test_a_host_that_is_no_name() -> None:
+    """It must not end the gateway, which sends alerts as one of its chores."""
+    assert "UnicodeError" in (deliver(f"http://{'h' * 64}.example/", b"k", "i", 1, "{}") or "")
+
+
 def test_a_redirect_is_not_followed(hook: Hook) -> None:
     hook.statuses = [302]
     assert deliver(f"http://127.0.0.1:{hook.port}/", b"k", "i", 1, "{}") == "answered 302"
@@ -233,6 +238,10 @@ def test_what_was_there_before_is_told_of_accounts_alone(tmp_path: Path) -> None
     """A gateway that starts says which budgets are short, and not what people said last year."""
     with Ledgers(tmp_path / "ledger.db") as ledgers:
         ledgers.open("o1").run([Reserve("h1", purse("root 10"), 9)], NOON)
+
+    with database(tmp_path / "ledger.db", lawless=True) as db:
+        # As if they were rolled up: it is the account that is short, whatever is left of its journal.
+        db.execute("DELETE FROM entry")
 
     async def look() -> list[str]:
         file = SqliteLedger(tmp_path / "ledger.db", durability="full", now=NOON, new_id="", create=False)

@@ -17,6 +17,7 @@ from tolsey.ledger.alerting import (
     next_try,
 )
 from tolsey.store.contract import Ledger
+from tolsey.token.caveats import format_time
 from tolsey.units import Amount
 
 CLAIM_NS: Final = 60 * 10**9
@@ -33,21 +34,24 @@ _EVENTS: Final = """
     SELECT n, at, kind, hold, amount, note FROM entry
     WHERE n > $1 AND kind IN ('approve', 'deny', 'revoke', 'unrevoke') ORDER BY n
 """
-_STANDINGS: Final = """
+_EVERY: Final = "WITH up (n) AS (SELECT n FROM account)"
+_TOUCHED: Final = """
     WITH RECURSIVE up (n) AS (
         SELECT n FROM (
-            SELECT leaf AS n FROM entry WHERE n > $1 UNION SELECT counter FROM entry WHERE n > $1
+            SELECT leaf AS n FROM entry WHERE n > $2 UNION SELECT counter FROM entry WHERE n > $2
         ) AS touched WHERE n IS NOT NULL
         UNION SELECT p.n FROM up JOIN account a ON a.n = up.n JOIN account p ON p.id = a.parent AND p.unit = a.unit
     )
+"""
+_STANDINGS: Final = """
     SELECT a.id, a.unit, a.label, a.period, NULL, a."limit" + a.granted, a.spent, a.held
     FROM account a JOIN up ON a.n = up.n
     WHERE a."limit" IS NOT NULL AND a.period IS NULL
-        AND a.spent + a.held >= (a."limit" + a.granted) / 100 * $2 AND a.spent + a.held > 0
+        AND a.spent + a.held >= (a."limit" + a.granted) / 100 * $1 AND a.spent + a.held > 0
     UNION ALL
     SELECT a.id, a.unit, a.label, a.period, w.start, w."limit" + w.granted, w.spent, w.held
     FROM account a JOIN up ON a.n = up.n JOIN "window" w ON w.account = a.n
-    WHERE w.spent + w.held >= (w."limit" + w.granted) / 100 * $2 AND w.spent + w.held > 0
+    WHERE w.spent + w.held >= (w."limit" + w.granted) / 100 * $1 AND w.spent + w.held > 0
         AND w.start = (SELECT max(start) FROM "window" WHERE account = a.n)
 """
 _OPEN: Final = """
@@ -92,14 +96,21 @@ class Alerts:
         self._seen: int | None = None
 
     async def collect(self, now: int) -> None:
-        """Look at what happened since this was last called; the first time at all accounts that are in the journal."""
-        after = 0 if self._seen is None else max(0, self._seen - OVERLAP)
+        """Look at what happened since this was last called; the first time at all accounts, and at no more: what was
+        said before is no news.
+        """
         least = min(self._thresholds, default=101)
-        (last,), events, standings, questions = await self._ledger.transact(
-            [(_LAST, ()), (_EVENTS, (after,)), (_STANDINGS, (after, least)), (_OPEN, (now,))]
-        )
-        # What was said before this gateway looked for the first time is no news.
-        found = [] if self._seen is None else [_event(*row) for row in events]
+        if self._seen is None:
+            (last,), standings, questions = await self._ledger.transact(
+                [(_LAST, ()), (_EVERY + _STANDINGS, (least,)), (_OPEN, (now,))]
+            )
+            found = []
+        else:
+            after = max(0, self._seen - OVERLAP)
+            (last,), standings, questions, events = await self._ledger.transact(
+                [(_LAST, ()), (_TOUCHED + _STANDINGS, (least, after)), (_OPEN, (now,)), (_EVENTS, (after,))]
+            )
+            found = [_event(*row) for row in events]
         found += [_question(*row) for row in questions]
         for row in standings:
             found += crossed(Standing(*row), self._thresholds, now)
@@ -166,6 +177,6 @@ def _question(
         "call": f"{method} {path}" + (f"?{query}" if query else ""),
         "price": str(Amount(nano, unit)),
         "purpose": purpose,
-        "until": until,
+        "until": format_time(until),
     }
     return Alert(f"{ASKED}:{id_}", at, ASKED, data, at + KEPT_NS)

@@ -4,7 +4,7 @@ import base64
 import hmac
 import http.client
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,35 +28,32 @@ def sign(key: bytes, id_: str, seconds: int, body: str) -> str:
     return f"v1,{base64.b64encode(digest).decode('ascii')}"
 
 
-def deliver(url: str, key: bytes, id_: str, seconds: int, body: str, *, connect: "Connect | None" = None) -> str | None:
+def deliver(url: str, key: bytes, id_: str, seconds: int, body: str) -> str | None:
     """POST a webhook; None if it was taken (2xx), else what went wrong. Blocks; follows no redirect."""
     headers = {
         "webhook-id": id_,
         "webhook-timestamp": str(seconds),
         "webhook-signature": sign(key, id_, seconds, body),
     }
-    return post(url, headers, body.encode("utf-8"), connect=connect)
+    return post(url, headers, body.encode("utf-8"))
 
 
-def post(url: str, headers: Mapping[str, str], body: bytes, *, connect: "Connect | None" = None) -> str | None:
+def post(url: str, headers: Mapping[str, str], body: bytes) -> str | None:
     """POST JSON; None if it was taken (2xx), else what went wrong, without the URL. Blocks; follows no redirect."""
     parts = urlsplit(url)
     headers = {"Content-Type": "application/json", "User-Agent": "tolsey", **headers}
     try:
-        connection = (connect or _connect)(parts.scheme, parts.netloc)
+        connection = _connect(parts.scheme, parts.netloc)
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", path, body, headers)
             status = connection.getresponse().status
         finally:
             connection.close()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # ValueError: a host that is no name, which only the look-up finds out.
         return f"{type(error).__name__}: {error}"
     return None if 200 <= status < 300 else f"answered {status}"
-
-
-Connect = Callable[[str, str], http.client.HTTPConnection]
-"""How a receiver is reached: scheme and authority."""
 
 
 def _connect(scheme: str, netloc: str) -> http.client.HTTPConnection:
