@@ -16,9 +16,6 @@ from tolsey.ledger.windows import SECOND
 from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
-SEAL_BYTES: Final = 32
-"""The length of a seal."""
-
 OPERATORS: Final = 0
 """The log of everything that no gateway process wrote: commands, the supervisor, the admin API."""
 

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from tolsey.errors import TokenForged, TokenMalformed
 from tolsey.token.l402 import Echo, Presented, read_preimage
+from tolsey.token.objects import read_object
 
 SCHEME: Final = "payment"
 """The scheme's name, in lower case, as schemes are compared."""
@@ -157,19 +158,9 @@ def _canonical(document: Mapping[str, object]) -> bytes:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_no_key_twice)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    found = read_object(data)
+    if found is None:
         raise TokenMalformed("a Payment credential holds something that is not a JSON object")
-    return found
-
-
-def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError
     return found
 
 

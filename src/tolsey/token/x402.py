@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from tolsey.errors import TokenMalformed
+from tolsey.token.objects import read_object
 from tolsey.units import NANO
 
 VERSION: Final = 2
@@ -151,19 +152,11 @@ def _encode(document: Mapping[str, object]) -> str:
 def _decode(text: str) -> dict[str, Any]:
     padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
     try:
-        data = binascii.a2b_base64(padded.encode("ascii"), strict_mode=True)
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_no_key_twice)
-    except (ValueError, RecursionError):
+        found = read_object(binascii.a2b_base64(padded.encode("ascii"), strict_mode=True))
+    except ValueError:
         found = None
-    if not isinstance(found, dict):
+    if found is None:
         raise TokenMalformed("a PAYMENT-SIGNATURE is base64 of a JSON object")
-    return found
-
-
-def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError
     return found
 
 
