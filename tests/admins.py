@@ -16,6 +16,27 @@ from tolsey.token.macaroon import Macaroon
 Answer = tuple[int, dict[str, Any]]
 """A status and a JSON document."""
 
+SECRET = "the-upstream's-own-key"
+CONFIG = f"""
+[server]
+mode = "enforce"
+[[upstream]]
+name = "search"
+url = "http://127.0.0.1:<port>"
+headers = {{ Authorization = "Bearer {SECRET}" }}
+[[route]]
+path = "/api/v1/search"
+methods = ["GET"]
+upstream = "search"
+price = "0.01 USD"
+[[route]]
+path = "/api/v1/talk"
+methods = ["GET"]
+upstream = "search"
+price = "0.01 USD"
+"""
+"""A gateway before one upstream, whose key must not show anywhere."""
+
 
 def admin_token(gateway: Gateway, *caveats: str) -> str:
     """A token as `tolsey init` prints it, with these caveats appended."""

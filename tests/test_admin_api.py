@@ -10,38 +10,24 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.admins import Api, admin_token, api_of, checked, minted, notes
+from tests.admins import CONFIG as OF_BOTH
+from tests.admins import SECRET, Api, admin_token, api_of, checked, minted, notes
 from tests.gateways import Gateway, child_of, until
 from tests.reading import entries
 from tests.upstreams import Upstream
 from tolsey import inspect
 from tolsey.token.admin_caveats import ACTIONS
 
-SECRET = "the-upstream's-own-key"
-
-CONFIG = f"""
-[server]
-mode = "enforce"
-[[upstream]]
-name = "search"
-url = "http://127.0.0.1:<port>"
-headers = {{ Authorization = "Bearer {SECRET}" }}
-[[route]]
-path = "/api/v1/search"
-methods = ["GET"]
-upstream = "search"
-price = "0.01 USD"
-[[route]]
-path = "/api/v1/talk"
-methods = ["GET"]
-upstream = "search"
-price = "0.01 USD"
+CONFIG = (
+    OF_BOTH
+    + """
 [[route]]
 path = "/api/v1/free"
 methods = ["GET"]
 upstream = "search"
 price = "0 USD"
 """
+)
 
 UNKNOWN = "0" * 32
 

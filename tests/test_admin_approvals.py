@@ -5,15 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.admins import Api, admin_token, api_of, notes
+from tests.admins import CONFIG, Api, admin_token, api_of, notes
 from tests.cli import answer
 from tests.gateways import Gateway, serving, until
-from tests.test_dashboard import CONFIG as OF_THE_DASHBOARD
 from tests.test_dashboard import Browser, text_of
 from tests.upstreams import Upstream
 from tolsey import attenuate
-
-CONFIG = OF_THE_DASHBOARD
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from html import unescape
 import httpx
 import pytest
 
-from tests.admins import admin_token, notes
+from tests.admins import CONFIG as OF_BOTH
+from tests.admins import SECRET, admin_token, notes
 from tests.gateways import Gateway, child_of, until
 from tests.reading import trail
 from tests.upstreams import Upstream
@@ -18,27 +19,8 @@ from tolsey.admin.sessions import MAX_SESSIONS, Sessions
 from tolsey.admin.views import PAGE
 from tolsey.store.keyring import Keyring
 
-SECRET = "the-upstream's-own-key"
+CONFIG = OF_BOTH
 HOSTILE = "<script>alert(1)</script>\u202egpj"
-
-CONFIG = f"""
-[server]
-mode = "enforce"
-[[upstream]]
-name = "search"
-url = "http://127.0.0.1:<port>"
-headers = {{ Authorization = "Bearer {SECRET}" }}
-[[route]]
-path = "/api/v1/search"
-methods = ["GET"]
-upstream = "search"
-price = "0.01 USD"
-[[route]]
-path = "/api/v1/talk"
-methods = ["GET"]
-upstream = "search"
-price = "0.01 USD"
-"""
 
 
 class Browser:

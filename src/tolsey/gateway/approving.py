@@ -7,7 +7,6 @@ to answer, and the holder asks again until that was done. The shape is that of s
 
 import base64
 import secrets
-from collections.abc import Callable
 from hashlib import sha256
 from typing import Annotated, Final
 
@@ -59,20 +58,16 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     ticket: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
 
 
-async def answer_approvals(
-    passage: Passage, secret_of: Callable[[str], bytes | None], request: Request, client: Client
-) -> None:
-    """Answer a call to `APPROVALS` or below. `secret_of` returns the secret key of an id, or None."""
-    found = await _answer(passage, secret_of, request, client)
+async def answer_approvals(passage: Passage, request: Request, client: Client) -> None:
+    """Answer a call to `APPROVALS` or below."""
+    found = await _answer(passage, request, client)
     if isinstance(found, Refusal):
         await client.refuse(found)
     else:
         await send_json(client, found, 202 if "poll" in found else 200)
 
 
-async def _answer(
-    passage: Passage, secret_of: Callable[[str], bytes | None], request: Request, client: Client
-) -> dict[str, object] | Refusal:
+async def _answer(passage: Passage, request: Request, client: Client) -> dict[str, object] | Refusal:
     id_ = request.path.removeprefix(APPROVALS).removeprefix("/")
     allowed = ("GET", "HEAD") if id_ else ("POST",)
     if request.method not in allowed:
@@ -88,17 +83,15 @@ async def _answer(
         return chain
     try:
         if id_:
-            return await _look(passage, secret_of, chain, id_)
-        return await _ask(passage, secret_of, chain, request, client)
+            return await _look(passage, chain, id_)
+        return await _ask(passage, chain, request, client)
     except LedgerUnavailable as error:
         return Refusal("ledger_unavailable", error.detail)
     except TokenError as error:
         return Refusal(error.code, error.detail)
 
 
-async def _ask(
-    passage: Passage, secret_of: Callable[[str], bytes | None], chain: Chain, request: Request, client: Client
-) -> dict[str, object] | Refusal:
+async def _ask(passage: Passage, chain: Chain, request: Request, client: Client) -> dict[str, object] | Refusal:
     body = await _read(request, client)
     if isinstance(body, Refusal):
         return body
@@ -112,7 +105,7 @@ async def _ask(
     sealed, number = _sealed(chain, body.ticket)
     if sealed is None:
         return Refusal("request_invalid", "the token has no such caveat; with several of them, say which by its ticket")
-    ticket = _open(secret_of, sealed)
+    ticket = _open(passage, sealed)
     now = passage.now()
     if ticket.free is not None and ticket.free.unit == price.unit and price.nano <= ticket.free.nano:
         until = now + SMALL_NS
@@ -158,14 +151,12 @@ def _sealed(chain: Chain, wanted: str | None) -> tuple[bytes | None, int]:
     return found[0] if len(found) == 1 else (None, 0)
 
 
-def _open(secret_of: Callable[[str], bytes | None], sealed: bytes) -> Ticket:
-    secret = secret_of(key_id_of(sealed) or "")
+def _open(passage: Passage, sealed: bytes) -> Ticket:
+    secret = passage.approver(key_id_of(sealed) or "")
     return unseal(sealed, b"" if secret is None else secret)
 
 
-async def _look(
-    passage: Passage, secret_of: Callable[[str], bytes | None], chain: Chain, id_: str
-) -> dict[str, object] | Refusal:
+async def _look(passage: Passage, chain: Chain, id_: str) -> dict[str, object] | Refusal:
     asked = await passage.book.asked(id_)
     if asked is None or asked.question.prefix_id not in chain.prefix_ids:
         return Refusal("route_missing", "this token has asked no such question")
@@ -177,7 +168,7 @@ async def _look(
     until = (asked.answered or 0) + VALID_NS
     if now >= until:
         return Refusal("discharge_missing", "it was approved, and the time for the call is over: ask again")
-    return _given(_discharge(asked, _open(secret_of, asked.question.ticket.encode("ascii")), until), until)
+    return _given(_discharge(asked, _open(passage, asked.question.ticket.encode("ascii")), until), until)
 
 
 def _discharge(asked: Asked, ticket: Ticket, until: int) -> Macaroon:

@@ -107,9 +107,9 @@ class Gateway:
             elif is_shop(passage.desk, request.path):
                 record.own = True
                 await answer_shop(passage, request, client)
-            elif passage.approver is not None and is_approval(request.path):
+            elif is_approval(request.path):
                 record.own = True
-                await answer_approvals(passage, passage.approver, request, client)
+                await answer_approvals(passage, request, client)
             elif request.path.startswith(OWN_PREFIX):
                 record.own = True
                 await answer_own(passage, request, client)

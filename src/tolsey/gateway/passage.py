@@ -50,7 +50,7 @@ class Passage:
 
     `now` returns nanoseconds since the epoch, `new_hold` a fresh hold id. With `disclose_chain` a refusal shows the
     figures of accounts above the bearer's own (RULES.md M15). `agents` is how callers of observe routes are told apart.
-    `approver` returns the secret that tickets were sealed to, by its key id; None where nobody is asked for approval.
+    `approver` returns the secret that tickets were sealed to, by its key id, or None.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Passage:
         log: CallLog,
         now: Callable[[], int],
         new_hold: Callable[[int], str],
+        approver: Callable[[str], bytes | None],
         trusted_proxies: Sequence[Network] = (),
         disclose_chain: bool = True,
         agents: Sequence[str] = (),
         desk: Desk | None = None,
-        approver: Callable[[str], bytes | None] | None = None,
     ) -> None:
         self.routes = routes
         self.verifier = verifier
