@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from tolsey.errors import LedgerRefused, LedgerUnavailable
 from tolsey.ledger.events import Kind
 from tolsey.ledger.revoking import KEEP_NS, Revised, Revocation, Revoke, Unrevoke
 from tolsey.ledger.windows import DAY
-from tolsey.store import revocations
+from tolsey.store import revocations, revocations_sqlite
 from tolsey.store.contract import Ledger, Snapshot
 from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.export import export
@@ -29,6 +30,7 @@ from tolsey.store.postgres_snapshot import PostgresSnapshot
 from tolsey.store.revocations import FRESH_SECONDS, Revocations, Source
 from tolsey.store.revocations_postgres import PostgresRevocations
 from tolsey.store.revocations_sqlite import SqliteRevocations
+from tolsey.store.sqlite_file import identity
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
 
 A, B = "a" * 32, "b" * 32
@@ -203,6 +205,27 @@ async def test_a_file_that_was_replaced_is_noticed(ledgers: Ledgers) -> None:
     with pytest.raises(LedgerUnavailable, match="moved or replaced"):
         await source.read(0)
     await source.close()
+
+
+async def test_who_reads_lets_go_of_the_file_before_its_close_is_over(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it the last to let go, the WAL would stay behind: it only reads. A copy of the file alone, taken after the
+    gateway ended, would lack what is in there.
+    """
+    ledger = ledgers.open("gateway-1")
+    source = SqliteRevocations(ledgers.path, "the-ledger")
+    await source.read(None)
+    reads_on = threading.Event()
+    monkeypatch.setattr(revocations_sqlite, "identity", lambda path: reads_on.wait() and identity(path))
+    reading, closing = (asyncio.ensure_future(each) for each in (source.read(None), source.close()))
+    await asyncio.wait({closing}, timeout=0.05)
+    waits = not closing.done()
+    reads_on.set()
+    assert waits
+    await asyncio.gather(reading, closing)
+    ledger.close()
+    assert not ledgers.path.with_name("ledger.db-wal").exists()
 
 
 async def test_nothing_is_revoked_where_the_ledger_was_moved(place: Place) -> None:

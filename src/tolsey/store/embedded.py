@@ -15,13 +15,11 @@ from tolsey.store import approvals_sqlite, revocations_sqlite
 from tolsey.store.contract import Make, TallyRow
 from tolsey.store.sealing_sqlite import checkpoint
 from tolsey.store.sqlite import SqliteLedger
+from tolsey.store.sqlite_file import CLOSE_SECONDS
 from tolsey.token.chain import Account
 
 WAL_BYTES: Final = 8 * 1024 * 1024
 """A checkpoint is taken when the WAL is larger than this."""
-
-CLOSE_SECONDS: Final = 0.5
-"""How long the file may take to close."""
 
 _R = TypeVar("_R")
 

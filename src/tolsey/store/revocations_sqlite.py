@@ -11,7 +11,7 @@ from tolsey.ledger.revoking import Revised, Revocation, Revoke, Unrevoke, droppe
 from tolsey.store.queries import check_moved
 from tolsey.store.sealing import Sealer
 from tolsey.store.sealing_sqlite import append
-from tolsey.store.sqlite_file import connect_read_only, errors_of, identity
+from tolsey.store.sqlite_file import CLOSE_SECONDS, connect_read_only, errors_of, identity
 
 _STANDS: Final = "SELECT id, since, expires, note, entry FROM revocation WHERE id = ?"
 _PUT: Final = "INSERT OR REPLACE INTO revocation (id, since, expires, note, entry) VALUES (?, ?, ?, ?, ?)"
@@ -76,6 +76,10 @@ class SqliteRevocations:
             self._db = None
 
     async def close(self) -> None:
-        """Close the file, once the thread has done what it is at."""
-        self._executor.submit(self._drop)
+        """Close the file, once the thread has done what it is at.
+
+        That is waited for: whoever closes last empties the WAL, and a connection that only reads cannot.
+        """
+        closed = asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
         self._executor.shutdown(wait=False)
+        await asyncio.wait({closed}, timeout=CLOSE_SECONDS)

@@ -11,6 +11,9 @@ from typing import Final, Literal, TypeVar
 from tolsey.errors import LedgerFull, LedgerMissing, LedgerRefused, LedgerUnavailable
 
 MINIMUM_SQLITE: Final = (3, 37, 0)
+CLOSE_SECONDS: Final = 0.5
+"""How long the file may take to close."""
+
 BUSY_MS: Final = 250
 """How long SQLite itself waits for a lock that somebody holds outside the turn, in milliseconds."""
 
