@@ -421,6 +421,7 @@ async def test_a_lone_key_needs_no_id(own: Issuer, identities: Identities) -> No
     await identities.verify(own.token(header={"kid": None}), [provider(own)])
 
 
+@pytest.mark.slow
 def test_a_provider_that_hangs(tmp_path: Path, own: Issuer, upstream: Upstream) -> None:
     """Whoever asks is told so in time, once; the others, and the admin, go on meanwhile."""
     own.answers["/jwks"] = own.hang

@@ -267,6 +267,7 @@ def gateway(upstream: Upstream, hook: Hook, tmp_path: Path, monkeypatch: pytest.
         yield running
 
 
+@pytest.mark.slow
 def test_a_gateway_tells(gateway: Gateway, hook: Hook) -> None:
     c = ("-c", str(gateway.file))
     hook.statuses = [500]

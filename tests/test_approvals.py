@@ -269,6 +269,7 @@ def test_what_was_denied_stays_shut(gateway: Gateway, token: str) -> None:
     assert shown[0]["note"].endswith(": too dear")
 
 
+@pytest.mark.slow
 def test_the_sdk_waits_for_the_answer(gateway: Gateway, token: str) -> None:
     c = ("-c", str(gateway.file))
     url = f"http://127.0.0.1:{gateway.port}"

@@ -17,6 +17,8 @@ from tests.ledgers import Child, Ledgers, journal, open_holds, replay
 from tests.reading import fsck
 from tests.worker import PURSES
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("TOLSEY_SEED", "8402"))
 ROUNDS = 20
 

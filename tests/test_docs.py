@@ -236,6 +236,7 @@ def test_the_quickstart_runs_as_it_is_written(tmp_path: Path) -> None:
     assert "everything adds up" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the five minutes call curl")
 def test_the_five_minutes_run_as_they_are_written(tmp_path: Path) -> None:
     folder = tmp_path / "empty"
@@ -250,6 +251,7 @@ def test_the_five_minutes_run_as_they_are_written(tmp_path: Path) -> None:
     assert '-mode = "observe"\n+mode = "enforce"' in said
 
 
+@pytest.mark.slow
 def test_the_prices_shown_are_those_that_are_quoted(tmp_path: Path) -> None:
     (tmp_path / "tolsey.toml").write_text("".join(b.text for b in blocks("toml") if b.page == "docs/pricing.md"))
     shown = [block for block in blocks("console") if block.page == "docs/pricing.md"]

@@ -18,6 +18,8 @@ from tolsey.cli.main import COMMANDS
 from tolsey.cli.output import TITLES
 from tolsey.errors import STATUSES
 
+pytestmark = pytest.mark.slow
+
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorials call curl")
 
 

@@ -135,6 +135,7 @@ def test_a_config_that_is_wrong_never_half_starts(fresh: Gateway, change: tuple[
     assert not fresh.ledger.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["port", "admin_port"])
 def test_a_port_that_is_taken(fresh: Gateway, which: str) -> None:
     port: int = getattr(fresh, which)

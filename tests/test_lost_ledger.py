@@ -18,6 +18,8 @@ from tests import swarm
 from tests.swarm import Answer, Gateway, Upstream
 from tolsey import attenuate
 
+pytestmark = pytest.mark.slow
+
 REASON = "the disk died on Monday"
 
 

@@ -22,6 +22,8 @@ from tests.upstreams import Upstream
 from tolsey.store.keyring import Keyring
 from tolsey.token.chain import ADMIN, CAPABILITY
 
+pytestmark = pytest.mark.slow
+
 RUNBOOKS = DOCS / "runbooks"
 CONFIG = """
 [server]
@@ -140,7 +142,6 @@ def test_a_ledger_that_is_full(gateway: Gateway, play: Play) -> None:
     assert said.rstrip().endswith("none")
 
 
-@pytest.mark.slow
 def test_a_failover(tmp_path: Path) -> None:
     with postgres.server() as primary, postgres.place() as folder:
         standby = Server(folder)

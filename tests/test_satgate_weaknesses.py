@@ -253,6 +253,7 @@ async def test_w6_a_budget_is_asked_for_and_kept(gateway: Gateway, upstream: Ups
     assert await status(gateway, team(gateway, None), "/api/free/x") == 200
 
 
+@pytest.mark.slow
 async def test_w12_a_restart_gives_no_budget_back(tmp_path: Path, upstream: Upstream) -> None:
     """Budgets were in memory: each start granted the configured limit again."""
     gateway = new_gateway(tmp_path, upstream)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests import swarm
 from tests.cli import tolsey
@@ -345,6 +346,7 @@ class Trouble:
         assert message in self.gateway.said()
 
 
+@pytest.mark.slow
 async def test_no_secret_is_in_anything_that_the_gateway_leaves(tmp_path: Path) -> None:
     with swarm.upstream(tmp_path) as upstream:
         gateway = swarm.lay_out(
