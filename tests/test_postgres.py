@@ -14,6 +14,8 @@ from tolsey.ledger.events import Event, Expire, Granted, Kind, Open, Outcome, Re
 from tolsey.store import postgres_owners
 from tolsey.store.book import Book
 from tolsey.store.postgres import PostgresLedger
+from tolsey.store.postgres_connection import connect
+from tolsey.store.postgres_sql import WRITE
 from tolsey.testing import SECOND
 
 ROOT = purse("root 100")
@@ -42,6 +44,22 @@ async def test_a_group_is_one_transaction(gateways: Gateways) -> None:
     assert await stands(other) == [(3, 7), (3, 0)]
     assert await journal(gateways.url) == ["reserve h1 5", "reserve h2 7", "settle h1 3"]
     assert await add_up(gateways.url) == {"root": (3, 7), "team": (3, 0)}
+
+
+async def test_holds_are_found_by_their_ids_however_few_there_were(gateways: Gateways) -> None:
+    """The plan is made once for each connection. On a table that was just vacuumed with hardly a hold in it, walking
+    through all holds for each line of a group looks cheap, and is not when hundreds are open.
+    """
+    await gateways.open("o1")
+    async with asking(gateways.url) as db:
+        await db.execute("VACUUM tolsey.hold")
+    session = await connect(gateways.url, seconds=5)
+    await session.db.execute(f"PREPARE group_of_events AS {WRITE}")
+    plan = await session.db.fetch(f"EXPLAIN EXECUTE group_of_events ({', '.join(['NULL'] * 24)})")
+    lines = [row[0] for row in plan]
+    (at,) = [number for number, line in enumerate(lines) if "on hold" in line and "Scan" in line]
+    assert "Index Cond: (id = ANY ($24))" in lines[at + 1]
+    await session.db.close()
 
 
 async def test_each_gateway_sees_what_the_others_wrote(gateways: Gateways) -> None:

@@ -295,6 +295,7 @@ class Rows:
             0 if place is None else place - len(sealed),
             place,
             head,
+            group.closed,
         )
         if moved_to is not None:
             raise LedgerUnavailable(f"the ledger was moved to {moved_to} while it was in use")

@@ -97,7 +97,7 @@ WRITE: Final = """
         INSERT INTO hold (id, leaf, counter, amount, owner, at, until)
         SELECT hold, leaf, counter, held, $2, $3, until FROM line WHERE held IS NOT NULL
     ), closed AS (
-        DELETE FROM hold h USING line l WHERE l.kind IN ('settle', 'void', 'expire') AND h.id = l.hold RETURNING 1
+        DELETE FROM hold WHERE id = ANY ($24::text[]) RETURNING 1
     )
     SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM closed), (SELECT moved_to FROM ledger)
 """
