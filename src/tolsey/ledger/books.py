@@ -1,9 +1,13 @@
 """What the rules run on: accounts, their windows and holds, as far as a group of events touches them."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from tolsey.ledger.events import Claimed, Entry, Key, Kind
 from tolsey.token.chain import Account
+
+MOST_CHAINS: Final = 4096
+"""Of how many chains the keys are remembered."""
 
 WindowKey = tuple[Key, int]
 """A window of an account: the account's key, and the instant at which the window begins."""
@@ -79,3 +83,19 @@ class Books:
     dirty_rates: dict[str, int] = field(default_factory=dict)
     dirty_claims: dict[tuple[str, str], Claimed | None] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    _chains: dict[int, tuple[tuple[Account, ...], tuple[Key, ...]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def keys(self, accounts: tuple[Account, ...]) -> tuple[Key, ...]:
+        """The keys of these accounts. The same tuple has the same keys: calls with one token share it, and to make the
+        keys anew is most of what a level costs.
+        """
+        known = self._chains.get(id(accounts))
+        if known is not None and known[0] is accounts:
+            return known[1]
+        if len(self._chains) >= MOST_CHAINS:
+            self._chains.clear()
+        keys = tuple([account[:2] for account in accounts])
+        self._chains[id(accounts)] = (accounts, keys)
+        return keys

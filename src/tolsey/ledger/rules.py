@@ -10,7 +10,7 @@ was reserved, whenever it is settled (RULES.md M10).
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from tolsey.ledger.books import Balance, Books, Hold, Window
 from tolsey.ledger.events import (
@@ -82,8 +82,8 @@ def apply(books: Books, event: Event, *, at: int, owner: int) -> Outcome:
 
 
 def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
-    chain: tuple[Key, ...] = tuple([account[:2] for account in event.accounts])
-    counters: tuple[Key, ...] = tuple([account[:2] for account in event.counters]) if event.counters else ()
+    chain = books.keys(event.accounts)
+    counters = books.keys(event.counters) if event.counters else ()
     known = books.holds.get(event.hold)
     if known is not None:
         if (known.chain, known.counters, known.amount - known.extended) != (chain, counters, event.amount):
@@ -96,27 +96,10 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         if claimed is not None and at - claimed.at < CLAIM_NS:
             # As it is now: a later event of the group may close it.
             return Repeated(event.claim, replace(claimed))
-    balances: list[Balance] = []
-    remaining: int | None = None
-    for key, account in zip(chain, event.accounts, strict=True):
-        balance = books.balances.get(key)
-        if balance is None:
-            balance = Balance(account)
-        elif balance.account is not account and balance.account != account:
-            return Conflict(_OTHERWISE.format(account.id))
-        left = _left(books, balance, at) - event.amount
-        if left < 0:
-            return _shortfall(books, balance, at)
-        if account.limit is not None and (remaining is None or left < remaining):
-            remaining = left
-        balances.append(balance)
-    for key, account in zip(counters, event.counters, strict=True):
-        balance = books.balances.get(key) or Balance(account)
-        if balance.account is not account and balance.account != account:
-            return Conflict(_OTHERWISE.format(account.id))
-        if _left(books, balance, at) < NANO:
-            return _shortfall(books, balance, at)
-        balances.append(balance)
+    funds = _funds(books, event, chain, counters, at)
+    if not isinstance(funds, _Funds):
+        return funds
+    balances = funds.balances
     if balances and (leaf := balances[len(chain) - 1]).open >= MAX_OPEN_HOLDS:
         return TooManyHolds(leaf.account)
     tats = _within_rates(books, event.rates, at) if event.rates else {}
@@ -128,8 +111,8 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     if not balances:
         return Granted(event.hold, 0, None)
     leaf.open += 1
-    for key, balance in zip(chain + counters, balances, strict=True):
-        books.balances[key] = balance
+    if funds.fresh:
+        books.balances.update(zip(chain + counters, balances, strict=True))
     hold = books.holds[event.hold] = Hold(event.hold, chain, event.amount, owner, at, counters)
     _move(books, hold, event.amount, NANO, 0, 0)
     if event.claim is not None:
@@ -148,7 +131,54 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
             event.until or None,
         )
     )
-    return Granted(event.hold, event.amount, remaining)
+    return Granted(event.hold, event.amount, funds.remaining)
+
+
+class _Funds(NamedTuple):
+    """Where the accounts of a reserve stand that could all pay for it, the least that is left on one that has a limit,
+    and whether one of them was opened for it.
+    """
+
+    balances: list[Balance]
+    remaining: int | None
+    fresh: bool
+
+
+def _funds(
+    books: Books, event: Reserve, chain: tuple[Key, ...], counters: tuple[Key, ...], at: int
+) -> _Funds | Conflict | Shortfall:
+    balances: list[Balance] = []
+    remaining: int | None = None
+    amount, stands, fresh = event.amount, books.balances, False
+    for key, account in zip(chain, event.accounts, strict=True):
+        balance = stands.get(key)
+        if balance is None:
+            balance = Balance(account)
+            fresh = True
+        elif balance.account is not account and balance.account != account:
+            return Conflict(_OTHERWISE.format(account.id))
+        limit = account.limit
+        # As `_left` has it, without the cost of asking it for every level of every call.
+        if account.period is None:
+            left = (MAX_NANO if limit is None else limit + balance.granted) - balance.spent - balance.held - amount
+        else:
+            left = _left(books, balance, at) - amount
+        if left < 0:
+            return _shortfall(books, balance, at)
+        if limit is not None and (remaining is None or left < remaining):
+            remaining = left
+        balances.append(balance)
+    for key, account in zip(counters, event.counters, strict=True):
+        balance = stands.get(key)
+        if balance is None:
+            balance = Balance(account)
+            fresh = True
+        elif balance.account is not account and balance.account != account:
+            return Conflict(_OTHERWISE.format(account.id))
+        if _left(books, balance, at) < NANO:
+            return _shortfall(books, balance, at)
+        balances.append(balance)
+    return _Funds(balances, remaining, fresh)
 
 
 _OTHERWISE: Final = "account {} is in the ledger with another parent, unit, limit, period or label"
@@ -208,8 +238,9 @@ def _shift(books: Books, keys: tuple[Key, ...], reserved_at: int, held: int, spe
     for key in keys:
         balance = dirty[key] = balances[key]
         balance.held += held
-        balance.spent += spent
-        balance.calls += calls
+        if spent or calls:
+            balance.spent += spent
+            balance.calls += calls
         if balance.held < 0 or balance.spent < 0:
             raise AssertionError(f"account {key} holds less than its open holds, or has spent less than nothing")
         if balance.account.period is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from tolsey.ledger.books import Balance, Books, Hold, Window, WindowKey
+from tolsey.ledger.books import MOST_CHAINS, Balance, Books, Hold, Window, WindowKey
 from tolsey.ledger.events import (
     RESOLUTIONS,
     Annul,
@@ -126,6 +126,8 @@ class Rows:
         self.books = Books()
         self.sealer = Sealer()
         self._numbers: dict[Key, int] = {}
+        # By identity; they are kept here, so that no other takes its place.
+        self._loaded: dict[int, tuple[Key, ...]] = {}
         self._next = 0
         # Only an open hold that was made here is known for sure from one group to the next.
         self._let_go: list[str] = []
@@ -139,6 +141,7 @@ class Rows:
         books.windows.clear()
         books.rates.clear()
         self._numbers.clear()
+        self._loaded.clear()
         self._windows.clear()
         self._periodic = False
         self._next = next_account
@@ -149,6 +152,8 @@ class Rows:
         books = self.books
         if max(len(books.balances), len(books.windows), len(books.rates)) > CACHED_BALANCES:
             self.forget(self._next)
+        if len(self._loaded) > MOST_CHAINS:
+            self._loaded.clear()
         books.claims.clear()
         books.payments.clear()
         for hold in self._let_go:
@@ -171,13 +176,12 @@ class Rows:
         if unknown:
             self.load_holds(db, unknown)
         wanted: dict[Key, None] = {}
+        keys = self.books.keys
         for event in events:
             if isinstance(event, Reserve):
-                for account in event.accounts:
-                    wanted[account[:2]] = None
+                self._want(keys(event.accounts), wanted)
                 if event.counters or event.rates or event.claim is not None:
-                    for account in event.counters:
-                        wanted[account[:2]] = None
+                    self._want(keys(event.counters), wanted)
                     self._load_rates(db, [rate.id for rate in event.rates])
                     if event.claim is not None:
                         self._load_claims(db, "scope = ? AND key = ?", event.claim[:2])
@@ -196,10 +200,8 @@ class Rows:
                 self._load_rates(db, [RATE_PREFIX + rate.id for rate in event.rates])
             elif event.hold in holds:
                 hold = holds[event.hold]
-                for key in hold.chain:
-                    wanted[key] = None
-                for key in hold.counters:
-                    wanted[key] = None
+                self._want(hold.chain, wanted)
+                self._want(hold.counters, wanted)
                 if hold.claim is not None:
                     self._load_claims(db, "hold = ?", (hold.id,))
         balances = self.books.balances
@@ -213,6 +215,12 @@ class Rows:
                     self._periodic = self._periodic or balance.account.period is not None
         if self._periodic:
             self._load_windows(db, events, at)
+
+    def _want(self, keys: tuple[Key, ...], wanted: dict[Key, None]) -> None:
+        """Add to what is to be read, unless the very same was wanted before: it is in the books, or does not exist."""
+        if id(keys) not in self._loaded:
+            self._loaded[id(keys)] = keys
+            wanted.update(dict.fromkeys(keys))
 
     def load_holds(self, db: sqlite3.Connection, ids: Sequence[str]) -> None:
         """Read holds that this process does not know: another owner's, or a repeated id."""
