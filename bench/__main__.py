@@ -162,7 +162,11 @@ def _ledger(asked: argparse.Namespace) -> int:
         rounds=asked.rounds or (1 if asked.quick else 3),
         seconds=0.5 if asked.quick else asked.seconds or 4,
     )
-    ledger.show(runs, facts, judge=not asked.quick)
+    screen = report.console()
+    report.show_sheets(screen, ledger.sheets(runs, judge=not asked.quick))
+    report.show_facts(screen, facts)
+    if asked.write:
+        page.put("ledger", page.markdown(ledger.sheets(runs, judge=True), facts, pinned=False))
     if asked.json:
         report.save(asked.json, ledger.document(runs, facts))
     return 0

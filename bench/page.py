@@ -23,22 +23,25 @@ def put(section: str, text: str) -> None:
     PAGE.write_text(place.sub(lambda _: f"{begin}\n{text.strip()}\n{end}", page), "utf-8")
 
 
-def markdown(sheets: Sequence[Sheet], facts: Mapping[str, Any]) -> str:
-    """The tables, and how they came about."""
-    parts = [_facts(facts)]
+def markdown(sheets: Sequence[Sheet], facts: Mapping[str, Any], *, pinned: bool = True) -> str:
+    """The tables, and how they came about: with the server and its load `pinned` to cores, or not."""
+    parts = [_facts(facts, pinned)]
     for sheet in sheets:
         lines = [sheet.headings, ["---", *["---:"] * (len(sheet.headings) - 1)], *sheet.rows]
         parts += [f"**{sheet.title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in lines)]
     return "\n\n".join(parts)
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
+def _facts(facts: Mapping[str, Any], pinned: bool) -> str:
     machine = facts["machine"]
     busy = machine["load_average_before"]
+    cores = (
+        f" the server under test alone on core {machine['server_core']}, the load and the upstream on core"
+        f" {machine['load_core']};"
+    )
     return (
-        f"`{facts['command']}`, on a machine of {machine['cores']} cores ({machine['architecture']}): the server under"
-        f" test alone on core {machine['server_core']}, the load and the upstream on core {machine['load_core']};"
-        f" a disk that syncs in {machine['fsync_ms']} ms. Load average before: {busy}"
+        f"`{facts['command']}`, on a machine of {machine['cores']} cores ({machine['architecture']}):"
+        f"{cores if pinned else ''} a disk that syncs in {machine['fsync_ms']} ms. Load average before: {busy}"
         + (", so the machine was busy with other work." if busy > machine["cores"] / 4 else ".")
         + f" {'; '.join(facts['versions'].values())}."
     )

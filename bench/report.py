@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bench.flood import Flood
 from bench.memory import LIMIT_MB, Memory
-from bench.sheets import sheets
+from bench.sheets import Sheet, sheets
 from bench.speed import Run
 
 Facts = Mapping[str, Any]
@@ -28,14 +28,7 @@ def console() -> Console:
 def show(runs: Sequence[Run], facts: Facts, *, judge: bool) -> None:
     """Print everything. ``judge`` says whether the targets are held against the figures."""
     screen = console()
-    for sheet in sheets(runs, judge=judge):
-        table = Table(title=sheet.title)
-        table.add_column(sheet.headings[0])
-        for heading in sheet.headings[1:]:
-            table.add_column(heading, justify="right")
-        for row in sheet.rows:
-            table.add_row(*(cell.replace("**", "") for cell in row))
-        screen.print(table)
+    show_sheets(screen, sheets(runs, judge=judge))
     for run in runs:
         if run.audit:
             audit = run.audit
@@ -45,6 +38,18 @@ def show(runs: Sequence[Run], facts: Facts, *, judge: bool) -> None:
                 soft_wrap=True,
             )
     show_facts(screen, facts)
+
+
+def show_sheets(screen: Console, found: Sequence[Sheet]) -> None:
+    """Print tables."""
+    for sheet in found:
+        table = Table(title=sheet.title)
+        table.add_column(sheet.headings[0])
+        for heading in sheet.headings[1:]:
+            table.add_column(heading, justify="right")
+        for row in sheet.rows:
+            table.add_row(*(cell.replace("**", "") for cell in row))
+        screen.print(table)
 
 
 def show_memory(found: Memory, facts: Facts, *, judge: bool) -> None:

@@ -37,10 +37,14 @@ class Gap(NamedTuple):
     after: bytes
 
 
-@lru_cache(maxsize=1024)
 def stamp(at: int) -> str:
     """An instant as RFC 3339, UTC, with all nine decimals."""
-    return f"{format_time(at)[:-1]}.{at % SECOND:09d}Z"
+    return f"{_second(at // SECOND)}.{at % SECOND:09d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    return format_time(seconds * SECOND)[:-1]
 
 
 _amount = lru_cache(maxsize=4096)(format_nano)
