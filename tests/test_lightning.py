@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import mpp as pympp
 import pytest
+from mpp.client.transport import PaymentTransport
 
 from tests.aperture import EXPECTED, PROBES, Aperture
+from tests.charges import charge
 from tests.cli import tolsey
 from tests.clients import CLIENTS, Foreign
 from tests.gateways import Gateway, problem, serving, until
@@ -121,6 +124,21 @@ def test_clients_that_others_wrote_pay_once_for_two_calls(gateway: Gateway, rig:
     before = sum(entry.kind == "pay" for entry in gateway.entries())
     assert client.run(base(gateway), rig.payer.url, rig.payer.macaroon("admin")) == [200, 200]
     assert sum(entry.kind == "pay" for entry in gateway.entries()) == before + 1
+
+
+async def test_pympp_pays_for_single_calls(rig: Rig, upstream: Upstream, tmp_path: Path, wallet: LndWallet) -> None:
+    """The `Payment` scheme beside L402: each call is paid for by one invoice, and its receipt names the payment."""
+    paid: list[pympp.Challenge] = []
+    method = charge(lambda invoice: wallet.pay(invoice, "").hex(), paid)
+    with serving(tmp_path, config(rig, "mpp = true\n"), port=upstream.port) as gateway:
+        async with httpx.AsyncClient(transport=PaymentTransport(methods=[method]), base_url=base(gateway)) as client:
+            answers = [await client.get(path) for path in ("/one/a", "/one/b")]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        receipts = [pympp.Receipt.from_payment_receipt(answer.headers["payment-receipt"]) for answer in answers]
+        payments = [entry.hold for entry in gateway.entries() if entry.kind == "pay"]
+        assert [receipt.reference for receipt in receipts] == payments
+    found = [rig.seller.ask("GET", f"/v1/invoice/{payment}") for payment in payments]
+    assert [(invoice["state"], invoice["value"]) for invoice in found] == [("SETTLED", "32")] * 2
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)

@@ -1,6 +1,5 @@
 """Single calls sold under the `Payment` scheme (MPP): L402's paid token, asked for and presented in another way."""
 
-import asyncio
 import base64
 import json
 import secrets
@@ -12,10 +11,8 @@ import httpx
 import mpp as pympp
 import pytest
 from mpp.client.transport import PaymentTransport
-from mpp.methods import Method
-from mpp.runtime import ClientMethod, CredentialParams
-from pydantic import BaseModel
 
+from tests.charges import charge
 from tests.ends import Message
 from tests.gateways import Gateway, problem, serving, until
 from tests.payers import Paid, preimage_of
@@ -350,27 +347,12 @@ def test_on_a_public_route_another_sellers_credential_goes_up(tmp_path: Path, up
 # --- clients that others wrote
 
 
-class Model(BaseModel, extra="allow"):
-    """Whatever is asked for, and whatever is paid with."""
-
-
-def paying(gateway: Gateway, paid: list[pympp.Challenge]) -> ClientMethod:
-    async def create(params: CredentialParams) -> str:
-        challenge = params.challenge
-        paid.append(challenge)
-        invoice = challenge.request["methodDetails"]["invoice"]
-        preimage = await asyncio.to_thread(preimage_of, gateway, Challenge("", invoice))
-        return pympp.Credential(challenge.to_echo(), {"preimage": preimage}).to_authorization()
-
-    method = Method(name="lightning", intent="charge", request_model=Model, payload_model=Model)
-    return ClientMethod(method=method, create_credential=create)
-
-
 @pytest.mark.asyncio
 async def test_pympp_pays_by_itself(gateway: Gateway) -> None:
     """Its transport finds the challenge, also where a purse comes first, pays once a call, and reads the receipt."""
     paid: list[pympp.Challenge] = []
-    transport = PaymentTransport(methods=[paying(gateway, paid)])
+    method = charge(lambda invoice: preimage_of(gateway, Challenge("", invoice)), paid)
+    transport = PaymentTransport(methods=[method])
     async with httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{gateway.port}") as client:
         answers = [await client.get(path) for path in ("/one/a", "/one/b", "/both")]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
