@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from tests.ledgers import database
-from tolsey.store import reports
+from tolsey.store import reports, trails
 from tolsey.store.checkpoints import AT_ONCE, take
 from tolsey.store.contract import EntryRow, Snapshot
 from tolsey.store.embedded import EmbeddedLedger
-from tolsey.store.reports import Checked, TrailRow
+from tolsey.store.reports import Checked
 from tolsey.store.signing import SealKey
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
+from tolsey.store.trails import TrailRow, Wanted
 from tolsey.testing import FaultyLedger
 
 
@@ -47,4 +48,5 @@ def entries(ledger: Path) -> list[EntryRow]:
 
 def trail(ledger: Path | Snapshot, prefix_id: str | None = None) -> list[TrailRow]:
     """The delegation tree, depth first."""
-    return list(reports.trail(SqliteSnapshot(ledger) if isinstance(ledger, Path) else ledger, prefix_id))
+    snapshot = SqliteSnapshot(ledger) if isinstance(ledger, Path) else ledger
+    return list(trails.trail(snapshot, Wanted(prefix_id)))

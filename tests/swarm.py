@@ -21,8 +21,9 @@ import psutil
 
 from tests.reading import fsck, trail
 from tolsey.store.keyring import Keyring
-from tolsey.store.reports import Checked, TrailRow
+from tolsey.store.reports import Checked
 from tolsey.store.sqlite_file import connect_read_only
+from tolsey.store.trails import TrailRow
 from tolsey.token.chain import CAPABILITY, write_identifier
 from tolsey.token.macaroon import Macaroon
 

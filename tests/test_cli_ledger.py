@@ -14,7 +14,7 @@ import pytest
 from tests.cli import answer, gateway, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, chain_of, child, keyring, open_book, spend
 from tolsey import Macaroon
-from tolsey.cli import books, examining, place
+from tolsey.cli import examining, place, trailing
 from tolsey.ledger.events import Outcome, Reserve, Settle
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.token.macaroon import prefix_id
@@ -35,7 +35,10 @@ def test_mint_prints_a_token_and_opens_its_account(config: Path, c: tuple[str, s
     assert texts[1:] == ["scope = /api/*", "expires = 2999-12-31", "budget = 100 USD"]
     assert macaroon.location == "tolsey"
     assert macaroon.identifier.endswith(b":4")
-    assert answer("trail", *c) == {
+    ((found,),) = answer("trail", *c).values()
+    seen = found.pop("first_seen")
+    assert answer("trail", *c, "--since", "1h")["accounts"][0]["first_seen"] == seen
+    assert {"accounts": [found]} == {
         "accounts": [
             {
                 "id": name,
@@ -50,6 +53,9 @@ def test_mint_prints_a_token_and_opens_its_account(config: Path, c: tuple[str, s
                 "calls": 0,
                 "observed": "0",
                 "window": None,
+                "opened_by": f"minted by {pwd.getpwuid(os.getuid()).pw_name}",
+                "last_seen": None,
+                "refusals": {},
             }
         ]
     }
@@ -258,8 +264,8 @@ def test_the_trail_of_a_delegation_tree(config: Path, c: tuple[str, str]) -> Non
 
 
 def test_the_lines_of_the_tree_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "on_terminal", lambda: True)
-    assert books._guides([0, 1, 2, 2, 1, 2, 0, 1]) == [
+    monkeypatch.setattr(trailing, "on_terminal", lambda: True)
+    assert trailing._guides([0, 1, 2, 2, 1, 2, 0, 1]) == [
         "",
         "├─ ",
         "│  ├─ ",

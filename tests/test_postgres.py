@@ -55,7 +55,7 @@ async def test_holds_are_found_by_their_ids_however_few_there_were(gateways: Gat
         await db.execute("VACUUM tolsey.hold")
     session = await connect(gateways.url, seconds=5)
     await session.db.execute(f"PREPARE group_of_events AS {WRITE}")
-    plan = await session.db.fetch(f"EXPLAIN EXECUTE group_of_events ({', '.join(['NULL'] * 24)})")
+    plan = await session.db.fetch(f"EXPLAIN EXECUTE group_of_events ({', '.join(['NULL'] * 25)})")
     lines = [row[0] for row in plan]
     (at,) = [number for number, line in enumerate(lines) if "on hold" in line and "Scan" in line]
     assert "Index Cond: (id = ANY ($24))" in lines[at + 1]

@@ -110,6 +110,13 @@ class Window(BaseModel):
     observed: str
 
 
+class Within(BaseModel):
+    """What an account spent within the time asked for, and how many of its calls were settled."""
+
+    spent: str
+    calls: int
+
+
 class Account(BaseModel):
     """One account of the delegation tree. `depth` counts those above it, from where the tree was asked for."""
 
@@ -127,13 +134,19 @@ class Account(BaseModel):
     left: str | None
     window: Window | None
     depth: int
+    opened_by: str | None = Field(description="Who minted it or paid for it; null where its first call opened it.")
+    first_seen: str
+    last_seen: str | None
+    refusals: dict[str, int] = Field(description="Calls that it refused, by code: of 90 days, or the time.")
+    within: Within | None = Field(default=None, description="Of the time asked for.")
 
 
 class Trail(BaseModel):
-    """Accounts, depth first. `next` is the offset of the next page, null on the last."""
+    """Accounts, depth first. `next` is the offset of the next page, null on the last; `at` is when it was read."""
 
     accounts: list[Account]
     next: int | None
+    at: str
 
 
 class LinkOut(BaseModel):

@@ -17,9 +17,9 @@ from tolsey.store.by_hand import AccountUnknown
 from tolsey.store.chains import open_holds
 from tolsey.store.contract import Snapshot
 from tolsey.store.minting import KIND_NAMES
-from tolsey.store.reports import TrailRow, trail
 from tolsey.store.revocations import standing
 from tolsey.store.tallies import tallies
+from tolsey.store.trails import TrailRow, Wanted, trail
 from tolsey.token.admin import actions_of
 from tolsey.token.admin_caveats import ACTIONS
 from tolsey.token.caveats import SECOND, Expires, format_time
@@ -30,6 +30,8 @@ MAX_ROWS: Final = 10_000
 
 REPORT_DAYS: Final = 7
 MAX_REPORT_DAYS: Final = 90
+
+_OF_TRAIL: Final = ("prefix_id", "label", "unit", "since", "until", "all", "depth", "offset", "limit")
 
 _DIMENSION: Final = f"({'|'.join(DIMENSIONS)})"
 _BY: Final = f"^{_DIMENSION}(,{_DIMENSION})*$"
@@ -58,22 +60,39 @@ async def me(admin: Annotated[Admin, Depends(may(None))]) -> object:
 @router.get("/trail", response_model=models.Trail)
 async def read_trail(
     office: Place,
-    _: Annotated[Admin, Depends(may("trail", "prefix_id", "depth", "offset", "limit"))],
+    _: Annotated[Admin, Depends(may("trail", *_OF_TRAIL))],
     prefix_id: Annotated[models.PrefixId | None, Query(description="Only this account and those below it.")] = None,
+    label: Annotated[
+        str | None,
+        Query(min_length=1, max_length=256, description="Only these levels, those above and below; * for any text."),
+    ] = None,
+    unit: Annotated[str | None, Query(min_length=1, max_length=32)] = None,
+    since: Annotated[
+        AwareDatetime | None, Query(description="Only what was used since, and what it spent within.")
+    ] = None,
+    until: AwareDatetime | None = None,
+    every: Annotated[bool, Query(alias="all", description="Also accounts that count one approved call.")] = False,
     depth: Annotated[int | None, Query(ge=0, le=32, description="How many levels below the first.")] = None,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     limit: Rows = 1000,
 ) -> object:
-    """Show the delegation tree: limit, spent, held, left and calls at every level."""
+    """Show the delegation tree: who opened each level, its limit, what it spent, holds and refused, when it was seen.
+
+    `at` is the ledger's time of the answer: asked for again with it as `since`, what was used meanwhile is shown.
+    """
+    wanted = Wanted(
+        prefix_id, label, unit, None if since is None else _nano(since), None if until is None else _nano(until), every
+    )
 
     def page(snapshot: Snapshot) -> tuple[list[TrailRow], bool]:
-        found: Iterator[TrailRow] = trail(snapshot, prefix_id)
+        found: Iterator[TrailRow] = trail(snapshot, wanted)
         rows = (row for row in found if depth is None or row.depth <= depth)
         taken = list(islice(rows, offset, offset + limit + 1))
         return taken[:limit], len(taken) > limit
 
+    at = format_time(office.now())
     rows, more = await office.read(page)
-    if not rows and prefix_id is not None and not offset:
+    if not rows and prefix_id is not None and not offset and wanted == Wanted(prefix_id):
         raise AccountUnknown(f"no account has the prefix id {prefix_id}")
     return {
         "accounts": [
@@ -81,6 +100,7 @@ async def read_trail(
             for row in rows
         ],
         "next": offset + limit if more else None,
+        "at": at,
     }
 
 

@@ -9,8 +9,8 @@ from tolsey.ledger.report import Group, Groups, hour_text
 from tolsey.ledger.windows import HOUR
 from tolsey.store.chains import Chains
 from tolsey.store.contract import AccountRow, EntryRow, Snapshot
-from tolsey.store.reports import TrailRow, running_windows, trail_row
 from tolsey.store.tallies import tallies
+from tolsey.store.trails import TrailRow, running_windows, trail_row
 from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
@@ -107,7 +107,7 @@ class Tree:
     def node(self, n: int) -> Node:
         """An account by its number."""
         row = self.rows[n]
-        return Node(trail_row(row, self._running.get(n), self._at, 0), len(self._below.get(n, ())))
+        return Node(trail_row(row, self._running.get(n), self._at, 0, {}), len(self._below.get(n, ())))
 
     def nodes(self, keys: Sequence[str]) -> list[Node]:
         """Accounts by their keys; those that are not there are left out."""

@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "exec": "tolsey.cli.executing",
     "verify": "tolsey.cli.verifying",
     "price": "tolsey.cli.pricing",
-    "trail": "tolsey.cli.books",
+    "trail": "tolsey.cli.trailing",
     "report": "tolsey.cli.reporting",
     "fsck": "tolsey.cli.books",
     "holds": "tolsey.cli.holds",

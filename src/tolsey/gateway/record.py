@@ -49,11 +49,10 @@ class CallRecord:
     charged, in nano-units of `unit`, None if nothing was, and `cost` says it; `quoted` is what an observed call would
     have held at once. `received` and `sent` are the bytes of
     the bodies that came from the client and went to it. `fault` is a kind of upstream error (`counting.FAULTS`).
-    `tool` is what is called over MCP.
-    `llm` is there for an LLM call whose body was read. `links` are those of a verified token; without one an observed
-    call has `agent`, who seems to call. `receipt` is the header that tells of a payment, `sale` how the call is paid
-    for over x402. `observed` is there on an observed call: the code of the Refusal that it met,
-    or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
+    `tool` is what is called over MCP. `llm` is there for an LLM call whose body was read. `chain` is that of a verified
+    token, with its `links`; without one an observed call has `agent`, who seems to call. `receipt` is the header that
+    tells of a payment, `sale` how the call is paid for over x402. `observed` is there on an observed call: the code of
+    the Refusal that it met, or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
     """
 
     own: bool = False
@@ -74,6 +73,7 @@ class CallRecord:
     fault: str | None = None
     note: str = ""
     llm: LlmCall | None = None
+    chain: Chain | None = None
     links: tuple[Link, ...] = ()
     agent: str = ""
     receipt: tuple[bytes, bytes] | None = None
@@ -109,6 +109,7 @@ class CallRecord:
 
     def shown(self, token: str | Presented, chain: Chain) -> None:
         """Say which token was verified, and what it is."""
+        self.chain = chain
         self.links = chain.links
         payment = chain.identifier.payment
         if isinstance(token, Presented) and token.echo is not None and payment is not None:

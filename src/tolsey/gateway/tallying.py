@@ -15,7 +15,8 @@ from tolsey.gateway.routes import Route
 from tolsey.ledger.events import Conflict, Granted, Observe, Observed, Outcome, RateLimited, Shortfall
 from tolsey.ledger.tallies import MAX_TEXT, OTHER, Tallies, TallyKey, shape
 from tolsey.store.book import Book
-from tolsey.store.tallies import tally_row
+from tolsey.store.tallies import refused_row, tally_row
+from tolsey.token.chain import Chain
 from tolsey.token.tags import write_tags
 
 WRITE_SECONDS: Final = 1.0
@@ -44,6 +45,10 @@ class Tallying:
             route = record.route
             if route is None or record.own:
                 continue
+            if record.refusal is not None and record.refusal.prefix_id is not None and record.chain is not None:
+                self._arm()
+                account = _account_of(record.chain, record.refusal.prefix_id)
+                self._tallies.refuse(account, record.refusal.code, at=record.at)
             if record.observe is not None:
                 accounts = record.observe.accounts or record.observe.counters
                 if record.observed and not accounts:
@@ -60,6 +65,7 @@ class Tallying:
         self._armed = False
         self._keys.clear()
         rows = [tally_row(self._source, hour, key, counts) for hour, key, counts in self._tallies.take()]
+        rows += [refused_row(self._source, *each) for each in self._tallies.take_refused()]
         if rows:
             self._book.tally(rows)
 
@@ -70,10 +76,13 @@ class Tallying:
             code = _code(verdict, record.observe)
         self._count(record, route, code)
 
-    def _count(self, record: CallRecord, route: Route, code: str) -> None:
+    def _arm(self) -> None:
         if not self._armed:
             self._armed = True
             self._loop.call_later(WRITE_SECONDS, self.flush)
+
+    def _count(self, record: CallRecord, route: Route, code: str) -> None:
+        self._arm()
         self._tallies.count(
             self._key(record, route, code),
             at=record.at,
@@ -106,6 +115,17 @@ class Tallying:
         for code, (count, first) in strangers.items():
             note = f"{count} calls would be refused: {code}, such as {first}"
             self._book.observe(Observe("", (), 0, 0, note), lambda outcome: None)
+
+
+def _account_of(chain: Chain, prefix_id: str) -> str:
+    """The account of the Link in which a prefix of a chain ends, under whose id the ledger has it."""
+    if any(account.id == prefix_id for account in chain.accounts()):
+        return prefix_id
+    places = {name: place for place, name in enumerate(chain.prefix_ids)}
+    begun = [n for n, link in enumerate(chain.links) if places[link.prefix_id] <= places.get(prefix_id, -1)]
+    if not begun:
+        return ""
+    return next((b.prefix_id for b in chain.budgets if b.link == begun[-1]), chain.links[begun[-1]].prefix_id)
 
 
 def _code(verdict: Outcome, event: Observe | None) -> str:

@@ -4,6 +4,7 @@ The words are TigerBeetle's: a reserve is a pending transfer, an entry is never 
 entry. All amounts are nano-units, all times nanoseconds since the epoch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -286,3 +287,16 @@ class Observed(NamedTuple):
 
 
 Outcome = Granted | Shortfall | RateLimited | TooManyHolds | Repeated | Conflict | Resolved | Late | Unknown | Observed
+
+
+_OF_CALLS: Final = frozenset({Kind.RESERVE, Kind.EXTEND, Kind.SETTLE, Kind.VOID, Kind.OBSERVE})
+
+
+def are_of_calls(entries: Sequence[Entry]) -> bool:
+    """Whether some of these entries were made by calls, and not by hand."""
+    return any(entry.kind in _OF_CALLS for entry in entries)
+
+
+def openers_of(entries: Sequence[Entry]) -> dict[Key, str]:
+    """What the entries that open accounts by name say of who did."""
+    return {e.leaf: e.note for e in entries if e.leaf is not None and e.kind in (Kind.OPEN, Kind.PAY)}

@@ -16,6 +16,9 @@ MAX_KEYS: Final = 2048
 MAX_STRANGERS: Final = 256
 """How many of them may be of callers without a token that was verified."""
 
+MAX_REFUSED: Final = 1024
+"""How many pairs of a prefix id and a code are told apart in an hour among refusals."""
+
 OTHER: Final = "(other)"
 """What stands for callers, paths, models and tags beyond those."""
 
@@ -112,12 +115,12 @@ class Tallies:
         self._counts: dict[TallyKey, Counts] = {}
         self._strangers = 0
         self._changed: dict[tuple[int, TallyKey], Counts] = {}
+        self._refused: dict[tuple[str, str], int] = {}
+        self._refused_since: dict[tuple[int, str, str], int] = {}
 
     def count(self, key: TallyKey, *, at: int, cost: int, failed: bool, us: int, held: int = 0) -> None:
         """Count a call at the instant `at` (nanoseconds since the epoch)."""
-        hour = at // HOUR
-        if hour > self._hour:
-            self._hour, self._counts, self._strangers = hour, {}, 0
+        self._turn(at)
         counts = self._counts.get(key)
         if counts is None:
             strange = not key.verified and key.mode != PUBLIC
@@ -129,6 +132,24 @@ class Tallies:
             self._strangers += not key.verified and key.mode != PUBLIC
         counts.add(cost=cost, failed=failed, us=us, held=held)
         self._changed[self._hour, key] = counts
+
+    def refuse(self, prefix_id: str, code: str, *, at: int) -> None:
+        """Count a call that the Link or account with this prefix id refused; beyond `MAX_REFUSED` under no id."""
+        self._turn(at)
+        if (prefix_id, code) not in self._refused and len(self._refused) >= MAX_REFUSED:
+            prefix_id = ""
+        count = self._refused[prefix_id, code] = self._refused.get((prefix_id, code), 0) + 1
+        self._refused_since[self._hour, prefix_id, code] = count
+
+    def _turn(self, at: int) -> None:
+        hour = at // HOUR
+        if hour > self._hour:
+            self._hour, self._counts, self._strangers, self._refused = hour, {}, 0, {}
+
+    def take_refused(self) -> list[tuple[int, str, str, int]]:
+        """Hour, prefix id, code and count of the refusals that were counted since this was last asked."""
+        changed, self._refused_since = self._refused_since, {}
+        return [(*key, count) for key, count in changed.items()]
 
     def take(self) -> list[tuple[int, TallyKey, Counts]]:
         """What has changed since it was last taken, as it stands now, with its hour."""

@@ -152,7 +152,8 @@ class Ledger(Protocol):
 class AccountRow:
     """One account as it stands; amounts in nano-units. `n` is its number, `up` that of its parent.
 
-    Of an account with a period, `granted` is 0; see `WindowRow`.
+    Of an account with a period, `granted` is 0; see `WindowRow`. `opened_by` is the note of who opened it by name, None
+    for a first call; `seen_at` is when a call last changed it, None if none did since that is written down.
     """
 
     n: int
@@ -169,6 +170,9 @@ class AccountRow:
     calls: int
     open: int
     observed: int
+    opened_at: int
+    opened_by: str | None
+    seen_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +366,10 @@ class Snapshot(Protocol):
         """The same for windows that are kept; nothing is held."""
 
     def tallies(self, since: int, until: int) -> Iterator[TallyRow]:
-        """What was counted from the hour `since` to before the hour `until`."""
+        """What was counted of calls from the hour `since` to before the hour `until`."""
+
+    def refusals(self, since: int, until: int) -> Iterator[TallyRow]:
+        """The same of refusals, by who refused."""
 
     def owners(self) -> Iterator[OwnerRow]:
         """Every log that has entries, by number."""

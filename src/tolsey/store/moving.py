@@ -31,7 +31,7 @@ _ENTRY: Final = (
 TABLES: Final = (
     Table("owner", ("n", "id", "started_at", "ended_at", "entries", "head")),
     Table("config", ("n", "generation", "at")),
-    Table("account", (*_LIMITS, "spent", "held", "calls", "open", "observed", "opened_at")),
+    Table("account", (*_LIMITS, "spent", "held", "calls", "open", "observed", "opened_at", "opened_by", "seen_at")),
     Table("window", ("account", "start", "limit", "spent", "held", "granted", "observed")),
     Table("rate", ("id", "tat")),
     Table("claim", ("scope", "key", "request", "hold", "at", "done", "body", "response")),

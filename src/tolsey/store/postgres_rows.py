@@ -31,6 +31,8 @@ from tolsey.ledger.events import (
     Pay,
     Refund,
     Reserve,
+    are_of_calls,
+    openers_of,
 )
 from tolsey.ledger.observing import RATE_PREFIX
 from tolsey.ledger.rules import CLAIM_NS
@@ -296,6 +298,7 @@ class Rows:
             place,
             head,
             group.closed,
+            group.at if are_of_calls(entries) else None,
         )
         if moved_to is not None:
             raise LedgerUnavailable(f"the ledger was moved to {moved_to} while it was in use")
@@ -310,11 +313,14 @@ class Rows:
         fresh = sorted((key, b) for key, b in group.books.dirty.items() if key not in group.numbers)
         if not fresh:
             return
+        entries = group.books.entries
+        openers = openers_of(entries)
         columns = zip(
-            *((*b.account, b.granted, b.spent, b.held, b.calls, b.open, b.observed) for _, b in fresh),
+            *((*b.account, b.granted, b.spent, b.held, b.calls, b.open, b.observed, openers.get(k)) for k, b in fresh),
             strict=True,
         )
-        for n, id_, unit in await db.fetch(sql.NEW_ACCOUNTS, *map(list, columns), group.at):
+        seen = group.at if are_of_calls(entries) else None
+        for n, id_, unit in await db.fetch(sql.NEW_ACCOUNTS, *map(list, columns), group.at, seen):
             group.numbers[id_, unit] = n
 
     def _lines(self, group: Group) -> tuple[list[list[Any]], int]:

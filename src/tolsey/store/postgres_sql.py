@@ -68,9 +68,10 @@ WINDOWS: Final = """
 
 NEW_ACCOUNTS: Final = """
     INSERT INTO account
-        (id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed, opened_at)
-    SELECT *, $13::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
-        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+        (id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed, opened_by, opened_at,
+        seen_at)
+    SELECT *, $14::bigint, $15::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[],
+        $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[])
     RETURNING n, id, unit
 """
 
@@ -86,7 +87,8 @@ WRITE: Final = """
             AS l (kind, hold, leaf, counter, amount, until, note, held, seal, place)
     ), moved AS (
         UPDATE account a
-        SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open, observed = m.observed
+        SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open, observed = m.observed,
+            seen_at = coalesce($25::bigint, a.seen_at)
         FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[],
             $19::bigint[]) AS m (n, granted, spent, held, calls, open, observed)
         WHERE a.n = m.n

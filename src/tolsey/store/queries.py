@@ -32,7 +32,7 @@ ENTRY: Final = "SELECT n, at, kind, hold, leaf, counter, amount, until, owner, c
 
 ACCOUNTS: Final = """
     SELECT a.n, a.id, a.unit, a.parent, p.n, a.label, a."limit", a.period, a.granted, a.spent, a.held, a.calls, a.open,
-        a.observed
+        a.observed, a.opened_at, a.opened_by, a.seen_at
     FROM account a LEFT JOIN account p ON p.id = a.parent AND p.unit = a.unit ORDER BY a.n
 """
 """An `AccountRow`."""
@@ -118,8 +118,15 @@ class Queries(ABC):
         return self._rows(WindowRow, "SELECT account, start, spent, 0, granted, observed FROM rolled_window")
 
     def tallies(self, since: int, until: int) -> Iterator[TallyRow]:
-        """What was counted from the hour `since` to before the hour `until`."""
-        within = f"hour >= {self.parameter} AND hour < {self.parameter[0]}2"
+        """What was counted of calls from the hour `since` to before the hour `until`."""
+        return self._tallies("NOT LIKE", since, until)
+
+    def refusals(self, since: int, until: int) -> Iterator[TallyRow]:
+        """The same of refusals, by who refused."""
+        return self._tallies("LIKE", since, until)
+
+    def _tallies(self, is_like: str, since: int, until: int) -> Iterator[TallyRow]:
+        within = f"hour >= {self.parameter} AND hour < {self.parameter[0]}2 AND key {is_like} '[\"refused\",%'"
         return self._rows(TallyRow, f"{_TALLY} WHERE {within}", since, until)
 
     def owners(self) -> Iterator[OwnerRow]:

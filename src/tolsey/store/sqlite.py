@@ -52,7 +52,7 @@ from tolsey.store.sqlite_file import (
 from tolsey.store.sqlite_rows import PAYMENT, Rows, standing
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 9
+SCHEMA_VERSION: Final = 10
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 SEALED_FROM: Final = 8

@@ -27,6 +27,8 @@ from tolsey.ledger.events import (
     Pay,
     Refund,
     Reserve,
+    are_of_calls,
+    openers_of,
 )
 from tolsey.ledger.observing import RATE_PREFIX
 from tolsey.ledger.rules import CLAIM_NS
@@ -87,11 +89,12 @@ PAYMENT: Final = """
 
 _INSERT_ACCOUNT: Final = (
     'INSERT INTO account (n, id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed,'
-    " opened_at)"
+    " opened_at, opened_by, seen_at)"
 )
-_ACCOUNT: Final = "(?,?,?,nullif(?,''),nullif(?,''),nullif(?,-1),nullif(?,''),?,?,?,?,?,?,?)"
+_ACCOUNT: Final = "(?,?,?,nullif(?,''),nullif(?,''),nullif(?,-1),nullif(?,''),?,?,?,?,?,?,?,nullif(?,''),nullif(?,0))"
 _CHANGE_ACCOUNT: Final = (
-    "UPDATE account SET granted = ?, spent = ?, held = ?, calls = ?, open = ?, observed = ? WHERE n = ?"
+    "UPDATE account SET granted = ?, spent = ?, held = ?, calls = ?, open = ?, observed = ?,"
+    " seen_at = coalesce(nullif(?, 0), seen_at) WHERE n = ?"
 )
 _INSERT_ENTRY: Final = (
     "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal)"
@@ -297,20 +300,23 @@ class Rows:
     def write(self, db: sqlite3.Connection, at: int, config: int | None) -> None:
         """Write what the rules changed: accounts, then entries, and the open holds that follow from those."""
         books, numbers = self.books, self._numbers
+        seen = at if are_of_calls(books.entries) else 0
+        openers = openers_of(books.entries)
         opened: list[tuple[object, ...]] = []
         changed: list[tuple[int, ...]] = []
         for key, b in books.dirty.items():
             stands = (b.granted, b.spent, b.held, b.calls, b.open, b.observed)
             n = numbers.get(key)
             if n is not None:
-                changed.append((*stands, n))
+                changed.append((*stands, seen, n))
                 continue
             n = numbers[key] = self._next
             self._next += 1
             self._periodic = self._periodic or b.account.period is not None
             id_, unit, parent, label, limit, period = b.account
             limit = -1 if limit is None else limit
-            opened.append((n, id_, unit, parent or "", label or "", limit, period or "", *stands, at))
+            what = (n, id_, unit, parent or "", label or "", limit, period or "")
+            opened.append((*what, *stands, at, openers.get(key, ""), seen))
         _put(db, _INSERT_ACCOUNT, _ACCOUNT, opened)
         if changed and db.executemany(_CHANGE_ACCOUNT, changed).rowcount != len(changed):
             raise AssertionError("an account that was read is not there any more")

@@ -32,6 +32,27 @@ def tally_row(source: str, hour: int, key: TallyKey, counts: Counts) -> TallyRow
     return TallyRow(hour, source, _text(key), _text(figures))
 
 
+def refused_row(source: str, hour: int, prefix_id: str, code: str, count: int) -> TallyRow:
+    """The row for the refusals that the process `source` has counted of one Link or account."""
+    return TallyRow(hour, source, _text(("refused", prefix_id, code)), _text((count,)))
+
+
+def refusals(snapshot: Snapshot, since: int, until: int) -> dict[str, dict[str, int]]:
+    """How often each Link or account refused a call from the hour `since` to before the hour `until`, by prefix id and
+    code, of an open snapshot. Raises `TallyDamaged`.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for row in snapshot.refusals(since, until):
+        try:
+            _, prefix_id, code = msgspec.json.decode(row.key, type=tuple[str, str, str])
+            (count,) = msgspec.json.decode(row.counts, type=tuple[int])
+        except msgspec.MsgspecError as error:
+            raise TallyDamaged(f"the refusals of the hour {row.hour} cannot be read: {error}") from None
+        codes = found.setdefault(prefix_id, {})
+        codes[code] = codes.get(code, 0) + count
+    return found
+
+
 def _text(value: object) -> str:
     return msgspec.json.encode(value).decode("utf-8")
 

@@ -32,7 +32,7 @@ from tolsey.token.caveats import (
 )
 from tolsey.token.l402 import Payment, read_identifier
 from tolsey.token.macaroon import ThirdParty, prefix_id
-from tolsey.token.once import Once
+from tolsey.token.once import APPROVAL_LABEL, Once
 from tolsey.token.wire import LIMITS, Caveat, Limits
 from tolsey.units import NANO, Amount, Budget
 
@@ -325,7 +325,7 @@ def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
             continue
         if isinstance(term.meaning, Once):
             parent = counters[-1].id if counters else None
-            counters.append(Account(term.meaning.account, CALL, parent, "(approval)", NANO))
+            counters.append(Account(term.meaning.account, CALL, parent, APPROVAL_LABEL, NANO))
             counter_links.append(link)
         if isinstance(term.meaning, _NOT_IN_A_DISCHARGE):
             term = Term(None, term.text, link, "this caveat may not stand in a discharge")

@@ -3,9 +3,13 @@
 import re
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Final
 
 from tolsey.call import Call
 from tolsey.errors import CaveatInvalid
+
+APPROVAL_LABEL: Final = "(approval)"
+"""What the account is called that counts an approved call."""
 
 _ONCE = re.compile(r"([A-Za-z0-9_-]{22}) ([0-9a-f]{32})", re.ASCII)
 
