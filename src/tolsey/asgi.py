@@ -7,11 +7,9 @@ route is refused.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,23 +20,21 @@ from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount
 
 from tolsey.call import METHODS, Pattern
-from tolsey.cli.assemble import open_ledger, outside_of, routes_of
-from tolsey.cli.engine import Engine
-from tolsey.cli.house import SEND_SECONDS, TICK_SECONDS, House
+from tolsey.cli.assemble import routes_of
+from tolsey.cli.within import Within
 from tolsey.config import Config, load
 from tolsey.config_lines import Problems, Table
 from tolsey.config_prices import read_price
 from tolsey.errors import ConfigError, Refusal, TolseyError
 from tolsey.gateway import problems
 from tolsey.gateway.app_leg import AppLeg
+from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.request import read_request
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.upstream import Upstream
 from tolsey.model_prices import KnownModels
 from tolsey.pricing.llm import MAX_BODY
 from tolsey.pricing.tariff import Price, Tariff
-from tolsey.store.contract import Ledger
-from tolsey.store.keyring import Keyring
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -93,10 +89,8 @@ class Tolsey:
             processors=[structlog.processors.JSONRenderer()],
             wrapper_class=structlog.stdlib.BoundLogger,
         )
-        self._ledger: Ledger
-        self._house: House
-        self._engine: Engine | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._within: Within
+        self._gateway: Gateway | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope."""
@@ -112,7 +106,7 @@ class Tolsey:
                 raise NotImplementedError(f"{kind} is not served")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._engine is None:
+        if self._gateway is None:
             status, headers, body = problems.response(_CLOSED)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
@@ -127,9 +121,7 @@ class Tolsey:
         # In a task of its own: a call that is cut is cancelled, and the server's task is not ours to cancel.
         has_body = isinstance(request, Refusal) or request.size != 0
         try:
-            await asyncio.create_task(
-                self._engine.gateway.take(request, whole, receive, send, has_body=has_body, leg=leg)
-            )
+            await asyncio.create_task(self._gateway.take(request, whole, receive, send, has_body=has_body, leg=leg))
             await leg.over()
         except asyncio.CancelledError:
             leg.cancel()
@@ -158,46 +150,16 @@ class Tolsey:
     async def _open(self, app: object) -> None:
         """Open the ledger, as a gateway does before it opens its port. Raises `TolseyError`."""
         config = load(self._file, os.environ)
-        keyring = Keyring.open(config.keys)
-        self._ledger = await open_ledger(config, keyring, new_id=secrets.token_hex(16))
-        self._outside = outside_of(config, lambda problem: self._log.error("not sent", error=problem))
-        self._house = House(keyring, self._ledger, lambda: config.seal, self._log, self._outside.send)
-        await self._house.settle_expired()
-        number = await self._ledger.number_config(config.generation)
+        self._within = Within(config, self._log, lambda lines: calls.info(lines.decode("utf-8").rstrip()))
         routes = Routes([*priced_routes(app, config), *routes_of(config).all])
-        engine = Engine(config, number, self._log, lambda lines: calls.info(lines.decode("utf-8").rstrip()), routes)
-        await engine.start()
-        self._engine = engine
-        self._keeper = asyncio.create_task(self._keep(engine))
-
-    async def _keep(self, engine: Engine) -> None:
-        told = None
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            problem = engine.look()
-            try:
-                await self._house.chores()
-            except TolseyError as error:
-                problem = problem or error.detail
-            if problem != told:
-                told = problem
-                if problem is None:
-                    self._log.info("the ledger is kept again")
-                else:
-                    self._log.error("the ledger cannot be kept", error=problem)
+        self._gateway = await self._within.open(routes)
 
     async def _close(self) -> None:
         """Settle what is left, and end this owner."""
-        if self._engine is None or self._keeper is None:
+        if self._gateway is None:
             return
-        engine, self._engine = self._engine, None
-        self._keeper.cancel()
-        await asyncio.wait({self._keeper})
-        await engine.stop()
-        with contextlib.suppress(TolseyError):
-            await self._house.chores(last=True)
-        await self._outside.close(SEND_SECONDS)
-        await self._ledger.close()
+        self._gateway = None
+        await self._within.close()
 
 
 def priced_routes(app: object, config: Config) -> list[Route]:

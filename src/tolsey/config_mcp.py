@@ -133,7 +133,7 @@ def _servers(table: Table, names: Sequence[str]) -> tuple[McpServer, ...]:
 def _tools(table: Table, *, free_on_failure: bool) -> tuple[ToolPrice, ...]:
     found = []
     for tool in table.tables("tool", MAX_TOOLS):
-        glob = tool.need("name", _glob, "*")
+        glob = tool.need("name", tool_glob, "*")
         price = read_price(tool, free_on_failure=free_on_failure)
         per = _per(tool, price)
         if not has_price(tool) and not tool.has("per_argument"):
@@ -198,7 +198,8 @@ def _prefix(value: object) -> str:
     return prefix
 
 
-def _glob(value: object) -> str:
+def tool_glob(value: object) -> str:
+    """Parse a tool's name with `*` in it. Raises ValueError."""
     glob = lines.text(value)
     if _GLOB.fullmatch(glob) is None:
         raise ValueError(f"{shown(glob)} is not a tool's name with '*' for any characters")

@@ -56,8 +56,8 @@ def upstreams_of(config: Config) -> dict[str, Upstream]:
     }
 
 
-def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKeyring) -> list[Endpoint]:
-    """The MCP endpoints of a config."""
+def sessions_of(keys: LiveKeyring) -> Sessions:
+    """What seals and opens the ids of MCP sessions."""
 
     def key_of(key_id: str) -> bytes | None:
         return keys.derived(CAPABILITY, key_id, time.time_ns())
@@ -69,7 +69,12 @@ def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKe
             raise AssertionError("the current key is a key")
         return key_id, key
 
-    sessions = Sessions(current, key_of)
+    return Sessions(current, key_of)
+
+
+def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKeyring) -> list[Endpoint]:
+    """The MCP endpoints of a config."""
+    sessions = sessions_of(keys)
     return [
         Endpoint(
             mcp.path,

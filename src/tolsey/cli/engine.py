@@ -13,6 +13,7 @@ from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.counting import FAILED_GROUPS, FENCED, NODE_AWAY, OPEN_CALLS, OPEN_HOLDS, UNREAD, Counts, Row
 from tolsey.gateway.desk import Desk
 from tolsey.gateway.log import CallLog
+from tolsey.gateway.mcp.line import all_ended
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.routes import Routes
 from tolsey.gateway.tallying import Tallying
@@ -150,6 +151,7 @@ class Engine:
             self._telemetry.close()
         for upstream in self.passage.routes.destinations:
             upstream.close()
+        await all_ended()
 
     def look(self) -> str | None:
         """Look at the keyring; returns what keeps calls from being served at the moment."""

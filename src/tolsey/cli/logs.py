@@ -5,14 +5,17 @@ import sys
 import structlog
 
 
-def configure() -> structlog.stdlib.BoundLogger:
-    """Set structlog up and return the logger. What is passed to it must hold no token and no key."""
-    console = sys.stderr.isatty()
+def configure(*, json: bool | None = None) -> structlog.stdlib.BoundLogger:
+    """Set structlog up and return the logger. What is passed to it must hold no token and no key. `json` chooses, where
+    it is not the terminal that does.
+    """
+    terminal = sys.stderr.isatty()
+    console = terminal if json is None else not json
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "attenuate": "tolsey.cli.tokens",
     "inspect": "tolsey.cli.tokens",
     "exec": "tolsey.cli.executing",
+    "mcp": "tolsey.cli.wrapping",
     "verify": "tolsey.cli.verifying",
     "price": "tolsey.cli.pricing",
     "trail": "tolsey.cli.trailing",

@@ -56,6 +56,7 @@ TITLES: Final[Mapping[str, str]] = {
     "revocation_unknown": "Nothing is revoked under this prefix id",
     "seal_broken": "The seal is broken",
     "seal_refused": "No checkpoint can be taken",
+    "server_failed": "The MCP server failed",
     "time_invalid": "The time cannot be read",
     "url_invalid": "The URL cannot be used",
     "usage": "The command line is not valid",

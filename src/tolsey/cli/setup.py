@@ -41,7 +41,7 @@ def init(
     from tolsey.cli.place import admin_token
 
     directory = _new_directory(directory)
-    keys = _make(directory)
+    keys = make_gateway(directory)
     token = admin_token(keys)
     config = directory / CONFIG_NAME
     made = {
@@ -75,8 +75,8 @@ def _new_directory(directory: Path) -> Path:
     return directory
 
 
-def _make(directory: Path) -> "Keyring":
-    """Write the files; what was begun is taken back if a step fails."""
+def make_gateway(directory: Path) -> "Keyring":
+    """Write the files of a new gateway; what was begun is taken back if a step fails."""
     from tolsey.cli.template import TEMPLATE
     from tolsey.store.keyring import Keyring
 
