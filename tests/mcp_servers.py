@@ -67,9 +67,9 @@ def library() -> MCPServer[Any]:
 
 
 @contextlib.contextmanager
-def on_a_socket(server: MCPServer[Any], **settings: Any) -> Iterator[int]:  # noqa: ANN401 - of the SDK's many
-    """Serve over Streamable HTTP; the port."""
-    app = server.streamable_http_app(**settings)
+def on_a_socket(server: MCPServer[Any], *, events: bool = False, **settings: Any) -> Iterator[int]:  # noqa: ANN401 - of the SDK's many
+    """Serve over Streamable HTTP, or as 2024-11-05 has it; the port."""
+    app = server.sse_app() if events else server.streamable_http_app(**settings)
     uv = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=uv.run, daemon=True)
     thread.start()
@@ -90,3 +90,7 @@ async def talking(url: str, token: str | None, mode: str = "auto") -> AsyncItera
         Client(streamable_http_client(url, http_client=http), mode=mode) as client,
     ):
         yield client
+
+
+if __name__ == "__main__":
+    library().run("stdio")

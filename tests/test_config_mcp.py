@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tolsey.config import Config, load, problems
-from tolsey.config_mcp import McpServer
+from tolsey.config_mcp import McpServer, Program
+from tolsey.config_secrets import Secret
 from tolsey.gateway.mcp.servers import ToolPrice
 from tolsey.pricing.tariff import Price
 from tolsey.units import NANO
@@ -49,6 +50,21 @@ price = "2 sat"
     assert mcp.origins == frozenset()
 
 
+def test_a_server_may_be_a_program_or_of_2024(file: Path) -> None:
+    text = MCP + (
+        'server = [{ name = "p", command = ["run", "-x"], env = { A_KEY = "k ${B}" }, timeout = 5, prefix = "p_" },'
+        ' { upstream = "b", transport = "sse", prefix = "b_" }]'
+    )
+    file.write_text(text, encoding="utf-8")
+    (mcp,) = load(file, {"B": "secret"}).mcp
+    program = Program(("run", "-x"), (("A_KEY", Secret("k secret")),), 5.0)
+    assert mcp.servers == (McpServer("p", "p_", "p", program), McpServer("b", "b_", "b", None, events=True))
+    assert "secret" not in repr(mcp)
+    assert load(file, {}, sends=False).mcp[0].servers[0].program == Program(
+        ("run", "-x"), (("A_KEY", Secret("")),), 5.0
+    )
+
+
 def test_one_server_needs_no_prefix_and_renames_nothing(file: Path) -> None:
     (mcp,) = read(file, MCP + ONE).mcp
     assert mcp.servers == (McpServer("b", "", ""),)
@@ -65,6 +81,18 @@ MISTAKES: dict[str, tuple[str, str]] = {
     'server = [{ upstream = "b", prefix = "x" }, { upstream = "b", prefix = "y" }]': (
         "mcp[0].server[1].upstream", "stands for another"
     ),
+    'server = [{ name = "p", command = [] }]': ("mcp[0].server[0].command", "begins with a program"),
+    'server = [{ name = "p", command = ["x", "${KEY}"] }]': ("mcp[0].server[0].command[1]", "under env alone"),
+    'server = [{ name = "b", command = ["x"] }]': ("mcp[0].server[0].name", "an upstream or another program"),
+    'server = [{ command = ["x"] }]': ("mcp[0].server[0].name", "is missing"),
+    'server = [{ name = "p", upstream = "b", command = ["x"] }]': ("mcp[0].server[0].upstream", "unknown key"),
+    'server = [{ name = "p", command = ["x"], env = { TOLSEY_TOKEN = "x" } }]': (
+        "mcp[0].server[0].env.TOLSEY_TOKEN", "not a name for a variable"
+    ),
+    'server = [{ name = "p", command = ["x"], env = { A = "${NO}" } }]': (
+        "mcp[0].server[0].env.A", "the environment variable NO is not set"
+    ),
+    'server = [{ upstream = "b", transport = "websocket" }]': ("mcp[0].server[0].transport", "must be"),
     ONE + 'mode = "public"': ("mcp[0].mode", "must be"),
     ONE + 'hosts = ["a:80"]': ("mcp[0].hosts[0]", "without a port"),
     ONE + 'origins = ["app.example"]': ("mcp[0].origins[0]", "is not an origin"),

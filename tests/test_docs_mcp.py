@@ -23,7 +23,7 @@ def test_the_configs_are_ones_that_work(tmp_path: Path) -> None:
     file = tmp_path / "tolsey.toml"
     for text in texts("toml"):
         file.write_text(text)
-        assert problems(file, {"MAPS_KEY": "k"}) == []
+        assert problems(file, {"MAPS_KEY": "k", "NOTES_KEY": "k"}) == []
 
 
 async def test_the_five_minutes_run_as_they_are_written(tmp_path: Path) -> None:

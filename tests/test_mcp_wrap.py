@@ -206,6 +206,7 @@ def test_a_server_that_ends_ends_it_too(tmp_path: Path) -> None:
     assert spent(tmp_path) == "0.01"
 
 
+@pytest.mark.slow
 def test_an_answer_beyond_all_measure_ends_the_server(tmp_path: Path) -> None:
     with wrapped(tmp_path, *BUDGET) as client:
         assert client.call(1, "huge")["error"]["data"]["code"] == "upstream_failed"

@@ -246,7 +246,7 @@ class _Reader:
         if payment is not None:
             payment = bind(payment, routes, lambda number, fault: tables[number].complain("offers", fault))
         models = read_models(document.tables("model", MAX_MODELS))
-        mcp = read_mcp(document, names, mode=server.mode, host=server.host)
+        mcp = read_mcp(document, names, mode=server.mode, host=server.host, env=self.env, sends=self.sends)
         minting = read_minting(document, file.parent)
         alerts = read_alerts(document.table("alerts"), self.env, sends=self.sends)
         document.done()

@@ -1,7 +1,7 @@
 """`[[mcp]]`, as `tolsey.toml` has it: an endpoint, the servers behind it, and what their tools cost."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +9,7 @@ from tolsey import config_lines as lines
 from tolsey.call import path_fault
 from tolsey.config_lines import Table, one_of, seconds, shown, suggestion, whole
 from tolsey.config_prices import LONGEST, amount, has_price, read_price
+from tolsey.config_secrets import Secret, fill
 from tolsey.gateway.mcp.servers import ToolPrice
 from tolsey.pricing.document import parse_pointer
 from tolsey.pricing.tariff import Price
@@ -21,24 +22,44 @@ MAX_BODY: Final = 4 * 1024 * 1024
 """The largest message that is taken unless the config says otherwise, in bytes."""
 
 MOST_BODY: Final = 64 * 1024 * 1024
+MAX_WORDS: Final = 100
+MAX_VALUE: Final = 8192
+"""The longest value in a program's environment, in characters."""
+
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _EVERY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound here
 _NOTHING: Final[tuple[str, ...]] = ()
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _GLOB = re.compile(r"[A-Za-z0-9_.:/@+*-]{1,256}", re.ASCII)
 _HOST = re.compile(r"\*|[a-z0-9.-]{1,253}|\[[0-9a-f:]+\]", re.ASCII)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,31}://([a-z0-9.-]{1,253}|\[[0-9a-f:]+\])(:\d{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """A server that is a program: its command line, what is added to its environment, how many seconds of silence are
+    borne.
+    """
+
+    command: tuple[str, ...]
+    env: tuple[tuple[str, Secret], ...]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class McpServer:
-    """A server behind an endpoint: the upstream that it is, what stands before the names of its tools and prompts, and
-    before its resources' URIs ("" where it is the only one).
+    """A server behind an endpoint: the upstream that it is, or the `program`, which then has that name; what stands
+    before the names of its tools and prompts, and before its resources' URIs ("" where it is the only one). `events`
+    is whether it is one of 2024-11-05, over HTTP and SSE.
     """
 
     upstream: str
     prefix: str
     scheme: str
+    program: Program | None = None
+    events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +79,23 @@ class Mcp:
     line: int | None
 
 
-def read_mcp(document: Table, names: Sequence[str], *, mode: str, host: str) -> tuple[Mcp, ...]:
-    """The endpoints of a config. `names` are those of its upstreams, `mode` the server's, `host` where it listens."""
+def read_mcp(
+    document: Table, names: Sequence[str], *, mode: str, host: str, env: Mapping[str, str], sends: bool
+) -> tuple[Mcp, ...]:
+    """The endpoints of a config. `names` are those of its upstreams, `mode` the server's, `host` where it listens. With
+    `sends` variables are filled in from `env`.
+    """
     found: list[Mcp] = []
+    reader = _Servers(names, env, sends)
     for table in document.tables("mcp", MAX_ENDPOINTS):
-        endpoint = _endpoint(table, names, mode, host)
+        endpoint = _endpoint(table, reader, mode, host)
         if any(endpoint.path == other.path for other in found):
             table.complain("path", "another [[mcp]] has this path")
         found.append(endpoint)
     return tuple(found)
 
 
-def _endpoint(table: Table, names: Sequence[str], mode: str, host: str) -> Mcp:
+def _endpoint(table: Table, servers: "_Servers", mode: str, host: str) -> Mcp:
     path = table.need("path", _path, "/")
     modes = one_of("enforce", "observe")
     mode = table.read("mode", modes, mode)
@@ -86,7 +112,7 @@ def _endpoint(table: Table, names: Sequence[str], mode: str, host: str) -> Mcp:
     endpoint = Mcp(
         path=path,
         mode=mode,
-        servers=_servers(table, names),
+        servers=servers.read(table),
         tools=_tools(table, free_on_failure=free_on_failure),
         hosts=None if "*" in hosts else frozenset(hosts),
         origins=frozenset(table.each("origins", _origin)),
@@ -98,36 +124,79 @@ def _endpoint(table: Table, names: Sequence[str], mode: str, host: str) -> Mcp:
     return endpoint
 
 
-def _servers(table: Table, names: Sequence[str]) -> tuple[McpServer, ...]:
-    def known(value: object) -> str:
+class _Servers:
+    """Reads `[[mcp.server]]`, of all endpoints: the names of programs are each there once."""
+
+    def __init__(self, names: Sequence[str], env: Mapping[str, str], sends: bool) -> None:
+        self._names = list(names)
+        self._programs: list[str] = []
+        self._env = env
+        self._sends = sends
+
+    def read(self, table: Table) -> tuple[McpServer, ...]:
+        """The servers of one endpoint."""
+        tables = table.tables("server", MAX_SERVERS)
+        if not tables and table.good("server"):
+            table.complain("server", "is missing; an endpoint has one [[mcp.server]] or more")
+        several = len(tables) > 1
+        found: list[McpServer] = []
+        for server in tables:
+            is_program = server.has("command")
+            key = "name" if is_program else "upstream"
+            name = server.need(key, self._new if is_program else self._known, "")
+            prefix = server.read("prefix", _prefix, "")
+            scheme = name.lower().replace("_", "-") if several else ""
+            if several and not server.has("prefix"):
+                server.complain("prefix", "is missing; of several servers each has one, and none begins with another's")
+            for other in found:
+                if other.prefix and prefix and (prefix.startswith(other.prefix) or other.prefix.startswith(prefix)):
+                    server.complain("prefix", f"{shown(prefix)} and {shown(other.prefix)} fit one name")
+                if other.upstream == name:
+                    server.complain(key, "stands for another server already")
+                elif several and other.scheme == scheme:
+                    server.complain(key, f"cannot be told from {shown(other.upstream)} in the URIs of resources")
+            if several and name and not name[0].isalpha():
+                server.complain(key, "of several servers each has a name that begins with a letter")
+            program = self._program(server) if is_program else None
+            events = not is_program and server.read("transport", one_of("http", "sse"), "http") == "sse"
+            server.done()
+            found.append(McpServer(name, prefix, scheme, program, events))
+        return tuple(found)
+
+    def _known(self, value: object) -> str:
         name = lines.text(value)
-        if name not in names:
-            raise ValueError(f"no upstream is called {shown(name)}{suggestion(name, list(names))}")
+        if name not in self._names:
+            raise ValueError(f"no upstream is called {shown(name)}{suggestion(name, self._names)}")
         return name
 
-    tables = table.tables("server", MAX_SERVERS)
-    if not tables and table.good("server"):
-        table.complain("server", "is missing; an endpoint has one [[mcp.server]] or more")
-    several = len(tables) > 1
-    found: list[McpServer] = []
-    for server in tables:
-        name = server.need("upstream", known, "")
-        prefix = server.read("prefix", _prefix, "")
-        scheme = name.lower().replace("_", "-") if several else ""
-        if several and not server.has("prefix"):
-            server.complain("prefix", "is missing; of several servers each has one, and none begins with another's")
-        for other in found:
-            if other.prefix and prefix and (prefix.startswith(other.prefix) or other.prefix.startswith(prefix)):
-                server.complain("prefix", f"{shown(prefix)} and {shown(other.prefix)} fit one name")
-            if other.upstream == name:
-                server.complain("upstream", "stands for another server already")
-            elif several and other.scheme == scheme:
-                server.complain("upstream", f"cannot be told from {shown(other.upstream)} in the URIs of resources")
-        if several and name and not name[0].isalpha():
-            server.complain("upstream", "of several servers each has a name that begins with a letter")
-        server.done()
-        found.append(McpServer(name, prefix, scheme))
-    return tuple(found)
+    def _new(self, value: object) -> str:
+        name = lines.text(value)
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"{shown(name)} is not a name: use letters, digits, '.', '_' and '-', at most 64")
+        if name in self._names or name in self._programs:
+            raise ValueError(f"an upstream or another program is called {shown(name)}")
+        self._programs.append(name)
+        return name
+
+    def _program(self, server: Table) -> Program:
+        command = server.each("command", _word)
+        if server.good("command") and not (command and command[0]):
+            server.complain("command", 'is an array that begins with a program: ["npx", "-y", "some-server"]')
+        if len(command) > MAX_WORDS:
+            server.complain("command", f"has at most {MAX_WORDS} words")
+        table = server.table("env")
+        found = []
+        for name, value in table.items():
+            try:
+                if _VARIABLE.fullmatch(name) is None or name.startswith("TOLSEY_"):
+                    raise ValueError("this is not a name for a variable of its environment")
+                filled = fill(lines.text(value), self._env) if self._sends else ""
+                if "\0" in filled or len(filled) > MAX_VALUE:
+                    raise ValueError(f"the value holds NUL, or is longer than {MAX_VALUE} characters")
+                found.append((name, Secret(filled)))
+            except ValueError as error:
+                table.complain(name, str(error))
+        return Program(command, tuple(found), server.read("timeout", seconds(LONGEST), 60.0))
 
 
 def _tools(table: Table, *, free_on_failure: bool) -> tuple[ToolPrice, ...]:
@@ -179,6 +248,15 @@ def _pointer(value: object) -> tuple[str, ...]:
     if not found:
         raise ValueError('must name an argument, as in "/count"')
     return found
+
+
+def _word(value: object) -> str:
+    word = lines.text(value)
+    if "${" in word:
+        raise ValueError("variables are filled in under env alone: every user of the machine can see arguments")
+    if "\0" in word:
+        raise ValueError("holds NUL")
+    return word
 
 
 def _path(value: object) -> str:

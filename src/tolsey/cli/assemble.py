@@ -7,12 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import structlog
+
 from tolsey.config import Config
 from tolsey.config import Route as RouteConfig
+from tolsey.config import Upstream as UpstreamConfig
+from tolsey.config_mcp import McpServer, Program
 from tolsey.config_payment import Payment
 from tolsey.config_x402 import X402
 from tolsey.errors import ConfigError, LedgerMissing, LedgerRefused
 from tolsey.gateway.desk import Desk
+from tolsey.gateway.destination import Destination
+from tolsey.gateway.mcp.event_stream import EventStream
+from tolsey.gateway.mcp.line import Line
+from tolsey.gateway.mcp.process import Process, environment
 from tolsey.gateway.mcp.servers import Endpoint, Server
 from tolsey.gateway.mcp.sessions import Sessions
 from tolsey.gateway.routes import Mode, Route, Routes
@@ -43,17 +51,18 @@ if TYPE_CHECKING:
 
 def upstreams_of(config: Config) -> dict[str, Upstream]:
     """A client for each upstream of a config, by name."""
-    return {
-        upstream.name: Upstream(
-            upstream.name,
-            upstream.url,
-            headers=tuple((name, value.reveal()) for name, value in upstream.headers),
-            connect_timeout=upstream.connect_timeout,
-            timeout=upstream.timeout,
-            tls=None if upstream.tls is None else upstream.tls.client(),
-        )
-        for upstream in config.upstreams
-    }
+    return {upstream.name: _client(upstream, upstream.url) for upstream in config.upstreams}
+
+
+def _client(upstream: UpstreamConfig, url: str) -> Upstream:
+    return Upstream(
+        upstream.name,
+        url,
+        headers=tuple((name, value.reveal()) for name, value in upstream.headers),
+        connect_timeout=upstream.connect_timeout,
+        timeout=upstream.timeout,
+        tls=None if upstream.tls is None else upstream.tls.client(),
+    )
 
 
 def sessions_of(keys: LiveKeyring) -> Sessions:
@@ -75,11 +84,19 @@ def sessions_of(keys: LiveKeyring) -> Sessions:
 def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKeyring) -> list[Endpoint]:
     """The MCP endpoints of a config."""
     sessions = sessions_of(keys)
+    configured = {upstream.name: upstream for upstream in config.upstreams}
+
+    def destination(server: McpServer) -> Destination:
+        if server.program is not None:
+            return program_line(server.upstream, server.program)
+        upstream = upstreams[server.upstream]
+        return event_line(configured[server.upstream], upstream) if server.events else upstream
+
     return [
         Endpoint(
             mcp.path,
             Mode(mcp.mode),
-            tuple(Server(s.upstream, s.prefix, s.scheme, upstreams[s.upstream]) for s in mcp.servers),
+            tuple(Server(s.upstream, s.prefix, s.scheme, destination(s)) for s in mcp.servers),
             mcp.tools,
             mcp.hosts,
             mcp.origins,
@@ -89,6 +106,36 @@ def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKe
         )
         for mcp in config.mcp
     ]
+
+
+def program_line(name: str, program: Program) -> Line:
+    """The line to a server that is a program."""
+    env = {name: value.reveal() for name, value in program.env}
+    log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+    def connect() -> Process:
+        return Process(
+            program.command,
+            environment(os.environ, env),
+            secrets=list(env.values()),
+            complain=lambda text: log.info("an MCP server says", server=name, text=text),
+        )
+
+    return Line(name, connect, timeout=program.timeout, log=_teller(name))
+
+
+def event_line(configured: UpstreamConfig, upstream: Upstream) -> Line:
+    """The line to an upstream that speaks MCP as of 2024-11-05."""
+
+    def connect() -> EventStream:
+        return EventStream(_client(configured, upstream.origin.decode("ascii")), upstream.prefix or b"/")
+
+    return Line(upstream.name, connect, timeout=upstream.timeout, log=_teller(upstream.name))
+
+
+def _teller(name: str) -> Callable[[str], None]:
+    log: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return lambda text: log.warning("an MCP server", server=name, what=text)
 
 
 def routes_of(config: Config, keys: LiveKeyring | None = None) -> Routes:
