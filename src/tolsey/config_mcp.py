@@ -65,7 +65,7 @@ class McpServer:
 @dataclass(frozen=True, slots=True)
 class Mcp:
     """An endpoint. `hosts` (None: any) and `origins` are in lower case, `max_body` is in bytes, `max_duration` in
-    seconds.
+    seconds. With `agent_tools` the gateway's own tools are offered.
     """
 
     path: str
@@ -76,6 +76,7 @@ class Mcp:
     origins: frozenset[str]
     max_body: int
     max_duration: float
+    agent_tools: bool
     line: int | None
 
 
@@ -118,6 +119,7 @@ def _endpoint(table: Table, servers: "_Servers", mode: str, host: str) -> Mcp:
         origins=frozenset(table.each("origins", _origin)),
         max_body=table.read("max_body", whole(1, MOST_BODY), MAX_BODY),
         max_duration=table.read("max_duration", seconds(LONGEST), 3600.0),
+        agent_tools=table.read("agent_tools", lines.boolean, False),
         line=table.problems.line(table.key),
     )
     table.done()

@@ -103,6 +103,7 @@ def endpoints_of(config: Config, upstreams: Mapping[str, Upstream], keys: LiveKe
             mcp.max_body,
             mcp.max_duration,
             sessions,
+            mcp.agent_tools,
         )
         for mcp in config.mcp
     ]

@@ -49,8 +49,11 @@ async def send_json(client: Client, document: object, status: int = 200) -> None
 async def read_balance(passage: Passage, request: Request) -> dict[str, object] | Refusal:
     """What the holder of a token may know of its accounts."""
     chain = await shown(passage, request, passage.verify)
-    if isinstance(chain, Refusal):
-        return chain
+    return chain if isinstance(chain, Refusal) else await balance_of(passage, chain)
+
+
+async def balance_of(passage: Passage, chain: Chain) -> dict[str, object] | Refusal:
+    """The accounts of a chain."""
     try:
         balances = await passage.book.balances(chain.accounts())
     except LedgerUnavailable as error:

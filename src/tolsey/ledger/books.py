@@ -30,6 +30,21 @@ class Balance:
     observed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Child:
+    """An account below another, as its parent sees it: amounts in nano-units, over its whole life."""
+
+    id: str
+    label: str | None
+    unit: str
+    limit: int | None
+    period: str | None
+    granted: int
+    spent: int
+    held: int
+    calls: int
+
+
 @dataclass(slots=True)
 class Window:
     """Where an account with a period stands in one of its windows."""

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.approving import Asked, Question
-from tolsey.ledger.books import Balance, Hold
+from tolsey.ledger.books import Balance, Child, Hold
 from tolsey.ledger.events import Extend, Granted, Key, Kind, Late, Observe, Outcome, Pay, Reserve, Settle, Void
+from tolsey.store.children import children_of
 from tolsey.store.contract import Ledger, TallyRow
 from tolsey.token.chain import Account
 
@@ -125,6 +126,12 @@ class Book:
     async def balances(self, accounts: Sequence[Account]) -> list[Balance]:
         """Where the accounts stand, after everything that this Book was handed before. Raises `LedgerUnavailable`."""
         return await self._read(lambda: self._ledger.balances(accounts))
+
+    async def children(self, ids: Sequence[str], most: int) -> list[Child]:
+        """The accounts right below those, in any unit, in the order in which they were opened; at most so many. Raises
+        `LedgerUnavailable`.
+        """
+        return await self._read(lambda: children_of(self._ledger, ids, most))
 
     async def hold(self, hold_id: str) -> Hold | None:
         """A hold, after everything that this Book was handed before. Raises `LedgerUnavailable`."""

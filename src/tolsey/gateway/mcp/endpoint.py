@@ -14,6 +14,7 @@ import msgspec
 from tolsey.call import Call, parse_pattern
 from tolsey.errors import Refusal
 from tolsey.gateway.client import Client
+from tolsey.gateway.mcp.agent_tools import LISTED, use
 from tolsey.gateway.mcp.asking import NAME, SESSION, headers_for, target_of
 from tolsey.gateway.mcp.merging import LISTS, Asker, merged_discovery, merged_opening
 from tolsey.gateway.mcp.messages import (
@@ -259,10 +260,42 @@ class _Conversation:
         elif isinstance(found, Message):
             await self._say(found.written(id=msgspec.Raw(identifier)))
         else:
+            if message.method == "tools/list":
+                own = [tool for name, tool in LISTED.items() if self._own_refusal(name) is None]
+                found["tools"] = msgspec.Raw(
+                    msgspec.json.encode([*msgspec.json.decode(found["tools"], type=list[msgspec.Raw]), *own])
+                )
             await self._say(write_result(identifier, found))
+
+    def _own_refusal(self, name: str) -> Refusal | None:
+        """Why one of the gateway's own tools may not be used."""
+        if not self._endpoint.agent_tools:
+            return Refusal("route_missing", "this endpoint has no tools of the gateway's own")
+        if self._chain is None:
+            return Refusal("token_missing", "this is about a token, and there is none that can be used")
+        found = clear(self._chain, self._call._replace(tool=name), leaving=(Upstream,))
+        return found if isinstance(found, Refusal) else None
+
+    async def _use_own(self, identifier: bytes, message: Message, name: str) -> None:
+        found = self._own_refusal(name)
+        if found is None and self._chain is not None:
+            arguments = message.params.get("arguments", {})
+            answer = await use(self._passage, self._request, self._chain, name, arguments)
+            if not isinstance(answer, Refusal):
+                await self._say(write_result(identifier, answer))
+                return
+            found = answer
+        if found is not None:
+            await self._client.refuse(found)
+
+    def _is_own(self, name: str) -> bool:
+        return self._endpoint.agent_tools and name in LISTED
 
     def _shown(self, server: Server, name: str) -> bool:
         """Whether a client is shown what it could call: what the endpoint has a price for and its token is for."""
+        if self._is_own(name):
+            # A server's of that name could not be called.
+            return False
         if self._endpoint.mode is Mode.OBSERVE:
             return True
         return self._endpoint.is_priced(name) and self._refusal(server, name) is None
@@ -281,6 +314,9 @@ class _Conversation:
         name = named(message)
         if name is None and (method in NAMED or method in _FREE):
             await self.fault(identifier, Fault(INVALID_PARAMS, f"{method} needs the name of what it is about"))
+            return
+        if method == "tools/call" and name is not None and self._is_own(name):
+            await self._use_own(identifier, message, name)
             return
         only = self._endpoint.only
         if name is None and only is not None:

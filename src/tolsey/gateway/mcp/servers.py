@@ -110,7 +110,7 @@ def _shown(pointer: tuple[str, ...]) -> str:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One `[[mcp]]`. `hosts` are the hosts that clients may call it by (None: any), `origins` the web pages that may;
-    `max_body` is in bytes, `max_duration` in seconds.
+    `max_body` is in bytes, `max_duration` in seconds. With `agent_tools` the gateway's own tools are offered.
     """
 
     path: str
@@ -122,6 +122,7 @@ class Endpoint:
     max_body: int
     max_duration: float
     sessions: Sessions
+    agent_tools: bool = False
 
     @property
     def only(self) -> Server | None:
