@@ -9,7 +9,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser docs proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser test-mcp docs proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies and not browser" -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies and not browser and not mcp" -n auto --dist loadfile $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -37,6 +37,9 @@ test-browser: setup ## use the dashboard in a headless Chromium, which must be i
 
 test-proxies: setup ## ask beside real proxies: nginx and HAProxy from Debian, Caddy and Envoy as wheels
 	@$(BIN)/python -m pytest -q -m proxies tests/test_proxies.py $(ARGS)
+
+test-mcp: setup tests/mcp/$(VENV)/.locked ## MCP with other people's servers, clients and checks, from npm and PyPI
+	@$(BIN)/python -m pytest -q -m mcp tests/test_mcp_real.py $(ARGS)
 
 test-package: setup ## build wheel and sdist, install each with pip alone, run the demo
 	@$(BIN)/python -m pytest -q -m package tests/test_package.py $(ARGS)
@@ -76,9 +79,10 @@ lock: ## write the lock files anew with the newest versions; needs uv
 	@$(LOCK) examples/requirements.in --output-file examples/requirements.lock
 	@$(LOCK) deploy/requirements.in --output-file deploy/requirements.lock
 	@$(LOCK) docs/requirements.in --output-file docs/requirements.lock
+	@$(LOCK) tests/mcp/requirements.in --output-file tests/mcp/requirements.lock
 
 clean: ## remove .venv, caches and build output
-	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) docs/$(VENV) .site js/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) docs/$(VENV) tests/mcp/$(VENV) .site js/node_modules tests/mcp/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	@find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A changed lock file makes .venv anew, so that nothing is left over from the old one.

@@ -39,7 +39,7 @@ def node(folder: Path = JS) -> str:
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         missing("node and npm are not on the PATH (Debian: nodejs, npm)")
-    if not (folder / "node_modules" / "macaroon" / "macaroon.js").exists():
+    if not (folder / "node_modules" / ".package-lock.json").exists():
         command = [npm, "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
