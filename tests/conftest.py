@@ -40,10 +40,32 @@ def upstream() -> Iterator[Upstream]:
 def gateway(
     request: pytest.FixtureRequest, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    """A gateway with the file's `CONFIG` before that upstream."""
+    """A gateway with the file's `CONFIG` before that upstream, and before `more` where the config names it."""
     config: str = request.module.CONFIG
-    with serving(tmp_path_factory.mktemp("gateway"), config, port=upstream.port) as running:
+    ports = {"port": upstream.port}
+    if "<more>" in config:
+        ports["more"] = request.getfixturevalue("more").port
+    with serving(tmp_path_factory.mktemp("gateway"), config, **ports) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def more() -> Iterator[Upstream]:
+    """Another upstream."""
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tools(upstream: Upstream) -> Upstream:
+    """The upstream, where it is a server of tools."""
+    return upstream
+
+
+@pytest.fixture
+def token(gateway: Gateway) -> str:
+    """A token with 10 USD."""
+    return gateway.token()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ CONFIG = """
 [server]
 [[upstream]]
 name = "tools"
-url = "http://127.0.0.1:<tools>/talk"
+url = "http://127.0.0.1:<port>/talk"
 timeout = 1
 headers = { Authorization = "Bearer its-own" }
 [[upstream]]

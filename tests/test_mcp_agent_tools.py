@@ -155,7 +155,7 @@ async def test_a_token_that_may_not_be_handed_on_is_not(gateway: Gateway) -> Non
         assert "allows no further Link" in said(result)["error"]
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 async def test_children_are_what_is_right_below(engine: str, tmp_path: Path, postgres: Server) -> None:
     one, other = purse("root 100 / team 50 / worker 5"), purse("root 100 / team 50 / other -")
     root, team, worker = (account.id for account in one)

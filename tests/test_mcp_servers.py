@@ -1,37 +1,15 @@
 """MCP servers that lie, hang, ask, or say things twice; and several of them behind one endpoint."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.gateways import Gateway, serving
-from tests.mcp_talk import CALL, CONFIG, KIND, Json, called, error, result, sent, stream, whole
+from tests import mcp_talk
+from tests.gateways import Gateway
+from tests.mcp_talk import CALL, KIND, Json, called, error, result, sent, stream, whole
 from tests.upstreams import Upstream
 
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def more() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def gateway(tools: Upstream, more: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("mcp"), CONFIG, tools=tools.port, more=more.port) as running:
-        yield running
-
-
-@pytest.fixture
-def token(gateway: Gateway) -> str:
-    return gateway.token()
-
+CONFIG = mcp_talk.CONFIG
 
 LIES: dict[str, bytes] = {
     "another id": whole(result(8)),

@@ -1,36 +1,15 @@
 """The MCP gateway byte by byte: what goes up, bad input from clients, sessions."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.gateways import Gateway, child_of, serving
-from tests.mcp_talk import CALL, CONFIG, KIND, called, error, result, sent, whole
+from tests import mcp_talk
+from tests.gateways import Gateway, child_of
+from tests.mcp_talk import CALL, KIND, called, error, result, sent, whole
 from tests.upstreams import Upstream
 
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def more() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def gateway(tools: Upstream, more: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with serving(tmp_path_factory.mktemp("mcp"), CONFIG, tools=tools.port, more=more.port) as running:
-        yield running
-
-
-@pytest.fixture
-def token(gateway: Gateway) -> str:
-    return gateway.token()
+CONFIG = mcp_talk.CONFIG
 
 
 def test_what_goes_up_is_the_call_without_the_token(gateway: Gateway, tools: Upstream, token: str) -> None:

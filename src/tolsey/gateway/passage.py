@@ -96,8 +96,12 @@ class Passage:
         call = call_of(request, self.trusted_proxies, client.record.at)
         await self.take(request, client, route, call._replace(upstream=route.upstream.name))
 
-    async def take(self, request: Request, client: Client, route: Route, call: Call) -> None:
-        """Take a call from step 2 on, on a route of its own. `request` is as it goes up, `call` what it attempts."""
+    async def take(
+        self, request: Request, client: Client, route: Route, call: Call, chain: Chain | None = None
+    ) -> None:
+        """Take a call from step 2 on, on a route of its own. `request` is as it goes up, `call` what it attempts,
+        `chain` its token's where that was verified already.
+        """
         client.record.route = route
         if route.max_body is not None and request.size is not None and request.size > route.max_body:
             await client.refuse(too_large(route.max_body))
@@ -112,7 +116,7 @@ class Passage:
             await self._observe(request, client, route, route.tariff, call)
             return
 
-        cleared = await self._decide(request, client, route, route.tariff, call)
+        cleared = await self._decide(request, client, route, route.tariff, call, chain)
         if isinstance(cleared, Refusal):
             await self._refuse(cleared, request, client, route, call)
             return
@@ -143,13 +147,14 @@ class Passage:
         return self.desk.verify(credential)
 
     async def _decide(
-        self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call
+        self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call, known: Chain | None
     ) -> Cleared | Refusal:
         """Steps 2 to 5: what needs no ledger."""
-        chain = buy(self.desk, request, client.record, route, call) or self.chain_of(request, client.record)
+        chain = known or buy(self.desk, request, client.record, route, call) or self.chain_of(request, client.record)
         if isinstance(chain, Refusal):
             return chain
-        revoked = await self.revocations.check(chain)
+        # One that is known is asked about when the hold is there: until then it could only be refused sooner.
+        revoked = None if known is not None else await self.revocations.check(chain)
         if revoked is not None:
             self._log.refused(revoked)
             return revoked

@@ -379,7 +379,7 @@ class _Conversation:
             headers=headers_for(request, self._asker.opened(server), named_up),
             size=len(body),
         )
-        await self._passage.take(up, client, route, self._call._replace(tool=name, upstream=server.name))
+        await self._passage.take(up, client, route, self._call._replace(tool=name, upstream=server.name), self._chain)
 
 
 def _renamed(message: Message, method: str, server: Server, inner: str) -> dict[str, object]:
