@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ hosts = ["gateway.test", "127.0.0.1"]
 tool = [{ name = "*", price = "0.01 USD" }]
 [[mcp.server]]
 name = "lib"
-command = ["<python>", "-m", "tests.mcp_servers"]
+command = ["<python>", "-m", "tests.mcp_servers", "<mark>"]
 env = { PYTHONPATH = "<root>" }
 prefix = "lib_"
 [[mcp.server]]
@@ -46,7 +47,7 @@ hosts = ["gateway.test", "127.0.0.1"]
 tool = [{ name = "*", price = "0.01 USD" }]
 [[mcp.server]]
 name = "program"
-command = ["<python>", "-m", "tests.mcp_program"]
+command = ["<python>", "-m", "tests.mcp_program", "<mark>"]
 timeout = 5
 env = { PYTHONPATH = "<root>", API_KEY = "sesame-key" }
 [[mcp]]
@@ -70,25 +71,34 @@ def liar() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def gateway(liar: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with (
-        on_a_socket(library(), events=True) as old,
-        serving(
-            tmp_path_factory.mktemp("mcp"), CONFIG, old=old, liar=liar.port, python=sys.executable, root=ROOT
-        ) as running,
-    ):
+    folder = tmp_path_factory.mktemp("mcp")
+    with on_a_socket(library(), events=True) as old, serving(folder, CONFIG, **values(folder, old, liar)) as running:
         yield running
-    assert not children("tests.mcp_")
+    assert not programs(folder)
 
 
-def children(what: str) -> list[int]:
-    """The processes with this in their command line, but for zombies."""
+def values(folder: Path, old: int, liar: Upstream) -> dict[str, object]:
+    return {"old": old, "liar": liar.port, "python": sys.executable, "root": ROOT, "mark": mark(folder)}
+
+
+def mark(folder: Path) -> str:
+    """A word in the command line of the programs that a gateway starts, by which they are found."""
+    return f"of-{sha256(os.fsencode(folder)).hexdigest()[:16]}"
+
+
+def programs(folder: Path) -> list[int]:
+    return children("tests.mcp_", mark(folder))
+
+
+def children(*what: str) -> list[int]:
+    """The processes with all of this in their command line, but for zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if entry.name.isdigit() and f"-m {what}" in line and int(entry.name) != os.getpid():
+        if entry.name.isdigit() and all(part in line for part in what):
             found.append(int(entry.name))
     return found
 
@@ -240,14 +250,9 @@ def test_a_stream_that_says_where_to_post_is_not_believed_everything(gateway: Ga
 
 
 def test_programs_end_with_the_worker_that_started_them(tmp_path: Path, liar: Upstream) -> None:
-    with serving(tmp_path, CONFIG, old=1, liar=liar.port, python=sys.executable, root=ROOT) as gateway:
-        before = set(children("tests.mcp_program"))
+    with serving(tmp_path, CONFIG, **values(tmp_path, 1, liar)) as gateway:
         assert said(called(gateway, gateway.token(), "echo", text="a")) == "a"
-        (program,) = set(children("tests.mcp_program")) - before
-        (worker,) = [pid for pid in children("tolsey.cli.worker") if str(tmp_path) in cmdline(pid)]
+        (program,) = programs(tmp_path)
+        (worker,) = children("-m tolsey.cli.worker", str(tmp_path))
         os.kill(worker, signal.SIGKILL)
-        until(lambda: program not in children("tests.mcp_program"), "the program ends")
-
-
-def cmdline(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        until(lambda: program not in programs(tmp_path), "the program ends")

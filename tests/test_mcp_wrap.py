@@ -163,27 +163,25 @@ def test_no_secret_is_in_what_the_server_complains_of(client: Wrapped) -> None:
         assert isinstance(json.loads(line), dict)
 
 
-def test_the_budget_is_kept_from_one_start_to_the_next_and_then_refuses(state: Path, client: Wrapped) -> None:
-    status, _ = client.end()
-    assert status == 0
-    before = float(spent(state))
-    with wrapped(state, *BUDGET, "--price", "*=1.5 USD") as again:
-        assert "result" in again.call(1, "echo", text="a")
-        error = again.call(2, "echo", text="b")["error"]
-        assert (error["code"], error["data"]["code"], error["data"]["limit"]) == (-32010, "budget_exhausted", "5")
-        assert error["data"]["remaining"] == str(round(5 - before - 1.5, 2))
-        assert again.end()[0] == 0
-    assert float(spent(state)) == round(before + 1.5, 2)
-
-
-def test_another_budget_for_a_label_is_refused_and_says_how_to_raise_it(state: Path) -> None:
-    status, out, err = tolsey(*words(state, "--budget", "6 USD", "--json"))
+def test_the_budget_is_kept_from_one_start_to_the_next_and_then_refuses(tmp_path: Path) -> None:
+    for first in (True, False):
+        with wrapped(tmp_path, *BUDGET, "--price", "*=3 USD") as client:
+            answer = client.call(1, "echo", text="a")
+            assert client.end()[0] == 0
+        if first:
+            assert said(answer) == "a"
+        else:
+            error = answer["error"]
+            assert (error["code"], error["data"]["code"], error["data"]["limit"]) == (-32010, "budget_exhausted", "5")
+            assert error["data"]["remaining"] == "2"
+    assert spent(tmp_path) == "3"
+    status, out, err = tolsey(*words(tmp_path, "--budget", "6 USD", "--json"))
     assert (status, out) == (2, "")
     command = re.search(r"tolsey (grant -c \S+ [0-9a-f]{32}) AMOUNT --reason …", json.loads(err)["detail"])
     assert command is not None
     assert invoke(*command[1].split(), "1 USD", "--reason", "more")[0] == 0
-    with wrapped(state, *BUDGET, "--price", "*=1.5 USD") as client:
-        assert client.ask(1, "ping")["result"] == {}
+    with wrapped(tmp_path, *BUDGET, "--price", "*=3 USD") as client:
+        assert said(client.call(1, "echo", text="a")) == "a"
 
 
 def test_tools_that_are_not_named_are_neither_listed_nor_called(tmp_path: Path) -> None:
