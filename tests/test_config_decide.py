@@ -20,8 +20,9 @@ def test_nobody_asks_without_the_section(tmp_path: Path) -> None:
 
 
 def test_every_key(tmp_path: Path) -> None:
-    found = read(tmp_path, '[decide]\nhost = "::1"\nport = 9\nsettle = "reported"\ntimeout = 3600')
-    assert found == Decide("::1", 9, True, 3600.0)
+    found = read(tmp_path, '[decide]\nhost = "::1"\nport = 9\nsettle = "reported"\ntimeout = 3600\ngrpc_port = 10')
+    assert found == Decide("::1", 9, True, 3600.0, 10)
+    assert found.ports == (9, 10)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,9 @@ def test_every_key(tmp_path: Path) -> None:
         ("decide = 1", 1, "decide", "must be a table"),
         ("[decide]\nport = 8402", 2, "decide.port", "[server] listens on port 8402"),
         ('[decide]\nport = 8403\nhost = "0.0.0.0"', 2, "decide.port", "[admin] listens on port 8403"),
+        ("[decide]\ngrpc_port = 65536", 2, "decide.grpc_port", "must be from 1 to 65535"),
+        ("[decide]\ngrpc_port = 8402", 2, "decide.grpc_port", "[server] listens on port 8402"),
+        ("[decide]\ngrpc_port = 8404", 2, "decide.grpc_port", "[decide] listens on port 8404"),
         ("[server]\nport = 8404\n[decide]", 3, "decide", "[server] listens on port 8404"),
     ],
 )

@@ -34,6 +34,7 @@ CONFIG = """
 trusted_proxies = ["127.0.0.1"]
 [decide]
 port = <decide>
+grpc_port = <grpc>
 settle = "<settle>"
 timeout = 20
 [[upstream]]
@@ -83,7 +84,7 @@ class Beside:
     gateway: Gateway
     origin: Upstream
     port: int
-    decide: int
+    ports: dict[int, int]
 
     def ask(self, method: str, target: str, *headers: str, token: str | None = None, body: bytes = b"") -> Message:
         """One request to the proxy."""
@@ -133,10 +134,17 @@ def caddy(folder: Path, ported: Callable[[str], str]) -> list[str]:
     return [str(install.need("caddy")), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
+_ENVOY = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
+
+
 def envoy(folder: Path, ported: Callable[[str], str]) -> list[str]:
     (folder / "envoy.yaml").write_text(ported(printed("Envoy", "yaml")))
-    options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
-    return [str(install.need("envoy")), "-c", str(folder / "envoy.yaml"), *options]
+    return [str(install.need("envoy")), "-c", str(folder / "envoy.yaml"), *_ENVOY]
+
+
+def envoy_grpc(folder: Path, ported: Callable[[str], str]) -> list[str]:
+    (folder / "envoy.yaml").write_text(ported(printed("Envoy over gRPC", "yaml")))
+    return [str(install.need("envoy")), "-c", str(folder / "envoy.yaml"), *_ENVOY]
 
 
 def traefik(folder: Path, ported: Callable[[str], str]) -> list[str]:
@@ -147,10 +155,20 @@ def traefik(folder: Path, ported: Callable[[str], str]) -> list[str]:
     return [str(install.need("traefik")), f"--configFile={static}"]
 
 
-PROXIES: dict[str, Start] = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy, "envoy": envoy, "traefik": traefik}
+PROXIES: dict[str, Start] = {
+    "nginx": nginx,
+    "haproxy": haproxy,
+    "caddy": caddy,
+    "envoy": envoy,
+    "envoy-grpc": envoy_grpc,
+    "traefik": traefik,
+}
 
-LOGS = ("nginx", "haproxy", "caddy")
-"""Those that log over UDP."""
+LOGS = ("nginx", "haproxy", "caddy", "envoy-grpc")
+"""Those whose log reaches Tolsey: over UDP, or over gRPC."""
+
+SAYING = ("nginx", "envoy-grpc")
+"""Those that say that nothing was sent."""
 
 
 def routes(port: int) -> bool:
@@ -167,7 +185,7 @@ def asking(name: str, folder: Path, ports: dict[int, int]) -> Iterator[None]:
     """The proxy runs, with these ports in place of those on the page."""
 
     def ported(text: str) -> str:
-        return re.sub(r"\b(8080|8402|8404|9000)\b", lambda found: str(ports[int(found[0])]), text)
+        return re.sub(r"\b(8080|8402|8404|8405|9000)\b", lambda found: str(ports[int(found[0])]), text)
 
     log = folder / "proxy.log"
     homes = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(folder))
@@ -187,20 +205,21 @@ def asking(name: str, folder: Path, ports: dict[int, int]) -> Iterator[None]:
 @pytest.fixture(scope="module", params=PROXIES)
 def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
     folder = tmp_path_factory.mktemp(request.param)
-    port, decide = free_port(), free_port()
+    port, decide, grpc = free_port(), free_port(), free_port()
     with (
         Upstream() as origin,
         serving(
             folder,
             CONFIG,
             decide=decide,
+            grpc=grpc,
             origin=origin.port,
             settle="reported" if request.param in LOGS else "reserved",
         ) as gateway,
     ):
-        ports = {8080: port, 8402: gateway.port, 8404: decide, 9000: origin.port}
+        ports = {8080: port, 8402: gateway.port, 8404: decide, 8405: grpc, 9000: origin.port}
         with asking(request.param, folder, ports):
-            yield Beside(request.param, gateway, origin, port, decide)
+            yield Beside(request.param, gateway, origin, port, ports)
 
 
 def test_a_granted_call_is_forwarded_as_it_is_and_without_its_token(beside: Beside) -> None:
@@ -293,6 +312,24 @@ def test_a_hold_of_a_clients_own_making_goes_nowhere(beside: Beside) -> None:
     assert beside.origin.last().all("tolsey-hold") in ([], [""])
 
 
+def test_a_hold_of_a_clients_own_making_settles_nothing(beside: Beside) -> None:
+    """Calls that are refused or public are logged too, with whatever their client says."""
+    if beside.name not in LOGS:
+        pytest.skip("no log is sent")
+    token = beside.gateway.token()
+    with Client(beside.port) as client:
+        client.ask("GET", "/time/talk", "Connection: close", token=token)
+        talk = beside.origin.hear()
+        hold = beside.origin.last()["tolsey-hold"]
+        for target, status in (("/none", 404), ("/time/a", 401), ("/open/a", 200)):
+            assert beside.ask("GET", target, f"Tolsey-Hold: {hold}").status == status
+        time.sleep(0.3)
+        talk.answers()
+        answer = client.answer()
+    assert answer["tolsey-hold"] == hold
+    assert float(beside.cost(answer, token)) >= 0.003
+
+
 def test_bytes_are_charged_by_what_the_proxy_logs(beside: Beside) -> None:
     if beside.name not in LOGS:
         pytest.skip("no log is sent")
@@ -334,19 +371,19 @@ def test_an_answer_that_streams_comes_piece_by_piece(beside: Beside) -> None:
 
 
 def test_a_call_that_cannot_be_sent_costs_nothing_where_the_proxy_says_so(tmp_path: Path, beside: Beside) -> None:
-    if beside.name != "nginx":
+    if beside.name not in SAYING:
         pytest.skip("this proxy does not say so")
-    ports = {8080: free_port(), 8402: beside.gateway.port, 8404: beside.decide, 9000: free_port()}
+    ports = {**beside.ports, 8080: free_port(), 9000: free_port()}
     token = beside.gateway.token()
     with asking(beside.name, tmp_path, ports):
         answer = replace(beside, port=ports[8080]).ask("GET", "/api/a", token=token)
-        assert answer.status == 502
+        assert answer.status in (502, 503)
         assert beside.cost(answer, token) == "0"
     beside.gateway.stands(token, spent="0", calls=0)
 
 
 def test_nothing_is_served_while_nobody_decides(tmp_path: Path, beside: Beside) -> None:
-    ports = {8080: free_port(), 8402: free_port(), 8404: free_port(), 9000: beside.origin.port}
+    ports = {**dict.fromkeys(beside.ports, free_port()), 8080: free_port(), 9000: beside.origin.port}
     with asking(beside.name, tmp_path, ports), beside.origin.hears_nothing():
         answer = replace(beside, port=ports[8080]).ask("GET", "/api/a", token=beside.gateway.token())
         assert answer.status in (500, 502, 503)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final
 
 from tolsey import config_lines as lines
@@ -16,13 +17,19 @@ MAX_SECONDS: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class Decide:
     """The listener on which a proxy asks. Holds are settled at the decision, or, if `reported`, by a report that is
-    waited for at most `timeout` seconds.
+    waited for at most `timeout` seconds. On `grpc_port`, unless it is None, Envoy asks over gRPC.
     """
 
     host: str
     port: int
     reported: bool
     timeout: float
+    grpc_port: int | None = None
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All ports on which it is asked."""
+        return (self.port,) if self.grpc_port is None else (self.port, self.grpc_port)
 
 
 def read_decide(document: Table, others: Sequence[tuple[str, str, int]]) -> Decide | None:
@@ -35,12 +42,19 @@ def read_decide(document: Table, others: Sequence[tuple[str, str, int]]) -> Deci
         port=table.read("port", whole(1, 65535), 8404),
         reported=table.read("settle", one_of("reserved", "reported"), "reserved") == "reported",
         timeout=table.read("timeout", seconds(MAX_SECONDS), 60.0),
+        grpc_port=table.read("grpc_port", whole(1, 65535), None),
     )
     table.done()
     for name, host, port in others:
         if same_listener(decide.host, decide.port, host, port):
             key: Key = ("decide", "port") if table.has("port") else ("decide",)
             table.problems.add(key, f"[{name}] listens on port {port}; only the proxy may ask here")
+    if decide.grpc_port is not None:
+        for name, host, port in (*others, ("decide", decide.host, decide.port)):
+            if same_listener(decide.host, decide.grpc_port, host, port):
+                table.problems.add(("decide", "grpc_port"), f"[{name}] listens on port {port}")
+        if find_spec("grpc") is None:
+            table.problems.add(("decide", "grpc_port"), "needs grpcio: pip install 'tolsey[grpc]'")
     return decide
 
 

@@ -173,9 +173,8 @@ class Supervisor:
             lambda: self.config, self._keyring, self._changing, self._revocations, self._problems, self._workers
         )
         admin = HttpServer(Listener(Health(self._problems, self._metrics.write), office))
-        for listener in (self.config.admin, self.config.decide):
-            if listener is not None:
-                _check_port(listener.host, listener.port)
+        for _, host, port in _others(self.config):
+            _check_port(host, port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -212,6 +211,8 @@ class Supervisor:
         url = f"{scheme}://{self.config.server.host}:{self.port}"
         decide = self.config.decide
         others = {} if decide is None else {"decide": f"http://{decide.host}:{decide.port}"}
+        if decide is not None and decide.grpc_port is not None:
+            others["grpc"] = f"{decide.host}:{decide.grpc_port}"
         self._log.info("listening", url=url, admin=self._admin_url(), **others, workers=self._workers)
 
     def _admin_url(self) -> str:
@@ -383,12 +384,19 @@ async def _wait_for_port(host: str, port: int) -> None:
         await asyncio.sleep(0.05)
 
 
+def _others(config: Config) -> list[tuple[str, str, int]]:
+    """The listeners besides the data port: name, host and port."""
+    decide = config.decide
+    asked = [] if decide is None else [("decide", decide.host, port) for port in decide.ports]
+    return [("admin", config.admin.host, config.admin.port), *asked]
+
+
 def serve(file: Path, *, port: int | None, workers: int | None, accept_lost_spend: str | None) -> int:
     """Run a gateway until it is told to stop. Returns the exit status; raises `TolseyError` if it cannot start."""
     config = load(file, os.environ)
     port = config.server.port if port is None else port
-    for name, listener in (("admin", config.admin), ("decide", config.decide)):
-        if listener is not None and same_listener(config.server.host, port, listener.host, listener.port):
+    for name, host, number in _others(config):
+        if same_listener(config.server.host, port, host, number):
             raise ConfigError(f"the data port and the {name} port must differ", file=str(file), key=f"{name}.port")
 
     async def run() -> int:

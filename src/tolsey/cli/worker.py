@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import uvloop
@@ -44,6 +45,13 @@ class Message(msgspec.Struct):
     config: str | None = None
     number: int = 0
     reports: list[Report] = []
+
+
+class Listening(Protocol):
+    """What serves on a port."""
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more, and let what is under way end, for at most so many seconds."""
 
 
 class Control:
@@ -130,8 +138,8 @@ class Worker:
         gc.set_threshold(20_000, 50, 100)
         return self._engine.gateway
 
-    async def listen_to_proxies(self) -> list[HttpServer]:
-        """Open the decide port, if there is one."""
+    async def listen_to_proxies(self) -> list[Listening]:
+        """Open the decide ports, if there are any."""
         decide = self._engine.config.decide
         if decide is None or self._decider is None:
             return []
@@ -139,7 +147,13 @@ class Worker:
         await server.listen(decide.host, decide.port)
         if decide.reported:
             await listen_for_logs(self._decider, decide.host, decide.port)
-        return [server]
+        if decide.grpc_port is None:
+            return [server]
+        from tolsey.gateway.deciding_grpc import GrpcServer
+
+        over_grpc = GrpcServer(self._decider)
+        await over_grpc.listen(decide.host, decide.grpc_port)
+        return [server, over_grpc]
 
     def _pass_on(self, reports: Sequence[Report]) -> None:
         self._control.tell(reports=reports)
@@ -181,7 +195,7 @@ class Worker:
 async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
     server = HttpServer(await worker.start())
     await server.listen(host, port, worker.tls)
-    servers = [server, *await worker.listen_to_proxies()]
+    servers: list[Listening] = [server, *await worker.listen_to_proxies()]
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

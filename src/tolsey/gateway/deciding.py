@@ -39,8 +39,11 @@ NAMES: Final = {
 }
 """In which headers method and target stand, by the path that is asked."""
 
-_REMOVE: Final = b"x-envoy-auth-headers-to-remove"
+REMOVE: Final = b"x-envoy-auth-headers-to-remove"
 """Names what Envoy takes out of a request before it forwards it; other proxies have it in their configuration."""
+
+_PARTIAL: Final = (b"x-envoy-auth-partial-body", b"true")
+"""Envoy says so where it sends only the beginning of a body, by which nothing can be priced."""
 
 _NOT_OURS: Final = frozenset({b"content-length", b"transfer-encoding", b"idempotency-key"})
 """The framing is the question's; and no outcome is kept here that a repeated call could be answered with."""
@@ -114,9 +117,10 @@ class Decider:
 
     def datagram(self, data: bytes) -> None:
         """Settle by what a log says. What is no report is dropped: a proxy logs refused calls too."""
-        self._take_all(reports_in(data))
+        self.report(reports_in(data))
 
-    def _take_all(self, reports: Sequence[Report]) -> None:
+    def report(self, reports: Sequence[Report]) -> None:
+        """Settle by these reports, and pass on those of holds that are not of this worker."""
         others = self.take(reports) if self.reported else []
         if others:
             self._pass_on(others)
@@ -140,7 +144,7 @@ class Decider:
             report = read_report(body)
         except ValueError as error:
             return Refusal("request_invalid", f"this is no report: {error}")
-        self._take_all([report])
+        self.report([report])
         return None
 
     async def close(self) -> None:
@@ -192,7 +196,7 @@ class Decision(Leg):
         if record.hold is None:
             removed.append(b"tolsey-hold")
         if removed:
-            headers.append((_REMOVE, b", ".join(removed)))
+            headers.append((REMOVE, b", ".join(removed)))
         self._told = True
         await client.whole(200, headers, b"")
         # The proxy has its answer, and may close the connection.
@@ -287,6 +291,8 @@ def read_asked(scope: dict[str, Any]) -> tuple[Request, bool] | Refusal:
         raw = raw[len(PATH) :]
     else:
         return Refusal("route_missing", "what is asked here begins with /decide/")
+    if _PARTIAL in headers:
+        return Refusal("request_invalid", "the question has only a part of the body: raise max_request_bytes")
     whole = any(n == b"transfer-encoding" or (n == b"content-length" and v.strip(b"0")) for n, v in headers)
     dropped = {*(names or ()), *(_NOT_OURS if not whole else (b"idempotency-key",))}
     kept = [(name, value) for name, value in headers if name not in dropped]

@@ -1,6 +1,6 @@
 """What a proxy, or whoever serves a call, reports of it: in a request of its own, or in a line of an access log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -65,6 +65,11 @@ _logged = msgspec.json.Decoder(_Document)
 def read_report(data: bytes) -> Report:
     """Read a report. Raises ValueError, which says what is wrong."""
     return _report(_posted.decode(data))
+
+
+def report_of(document: Mapping[str, object]) -> Report:
+    """A report from the members of its document. Raises ValueError, which says what is wrong."""
+    return _report(msgspec.convert(document, _Document))
 
 
 def reports_in(data: bytes) -> Sequence[Report]:
