@@ -109,6 +109,12 @@ def added(runs: Sequence[Run], contestant: str, at: int) -> Spread | None:
     return spread([mine - theirs for mine, theirs in pairs]) if pairs else None
 
 
+def stretch(runs: Sequence[Run], contestant: str, at: int) -> Spread | None:
+    """How many times the median latency the 99th percentile is, at a fixed rate."""
+    found = [p.p99_ms / p.p50_ms for run in of(runs, contestant) for p in run.paced if p.rate == at]
+    return spread(found) if found else None
+
+
 def targets(runs: Sequence[Run]) -> list[Target]:
     """What issue after issue has asked for, as far as these runs can say it."""
     found = [
@@ -133,5 +139,6 @@ def targets(runs: Sequence[Run]) -> list[Target]:
                 lambda r: added(r, "tolsey-postgres", at[-1]),
                 most=2.0,
             ),
+            Target(f"p99 at {at[-1]:,}/s: under 5 times p50", lambda r: stretch(r, OURS, at[-1]), most=5.0),
         ]
     return found

@@ -25,7 +25,7 @@ from bench.processes import running, wait_until
 from tests.postgres import Server as Postgres
 
 EXPIRES = "2099-12-31"
-SCOPE = "/api/v1/* /v1/*"
+SCOPE = "/api/v1/* /v1/* /mcp"
 # A call whose client hangs up after it was paid for and before it reached the upstream is charged and never seen.
 # Each run of wrk ends by hanging up on the calls that are under way: at most one a connection.
 HUNG_UP = CONNECTIONS
@@ -57,6 +57,15 @@ path = "/v1/chat/completions"
 methods = ["POST"]
 upstream = "search"
 llm = "openai"
+
+[[upstream]]
+name = "library"
+url = "http://127.0.0.1:{origin}/mcp"
+
+[[mcp]]
+path = "/mcp"
+server = [{{ upstream = "library" }}]
+tool = [{{ name = "find", price = "{price} USD" }}]
 
 [[model]]
 name = "bench-1"
@@ -114,7 +123,7 @@ def prepare(
 
 def mint(place: Place) -> str:
     """The root token."""
-    words = ["--label", "root", "--budget", "10000000 USD", "--scope", "/api/v1/* /v1/*", "--expires", EXPIRES]
+    words = ["--label", "root", "--budget", "10000000 USD", "--scope", SCOPE, "--expires", EXPIRES]
     return _token(tolsey("mint", "-c", place.config, *words, "--json"))
 
 

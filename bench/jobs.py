@@ -21,12 +21,19 @@ _COMPLETION = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "Because."}, "finish_reason": "stop"}],
     "usage": _USED,
 }
+_CALL = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "find", "arguments": {"title": "Macaroons"}},
+}
+_FOUND = {"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "1 of Macaroons"}]}}
 _ASK = {"model": "bench-1", "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 100}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request and its answer. `body` is that of the request, None for none."""
+    """A request and its answer. `body` is that of the request, None for none; `headers` are more of its headers."""
 
     name: str
     title: str
@@ -35,6 +42,7 @@ class Job:
     answer: str
     kind: str = "application/json"
     body: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 SEARCH = Job("get", "GET, small JSON", "GET", "/api/v1/search", _SMALL)
@@ -46,6 +54,22 @@ CHAT = Job(
     json.dumps(_COMPLETION, separators=(",", ":")),
     body=json.dumps(_ASK),
 )
+CALL_TOOL = Job(
+    "mcp",
+    "MCP tools/call",
+    "POST",
+    "/mcp",
+    json.dumps(_FOUND, separators=(",", ":")),
+    body=json.dumps(_CALL),
+    headers=(
+        ("Accept", "application/json, text/event-stream"),
+        ("MCP-Protocol-Version", "2026-07-28"),
+        ("Mcp-Method", "tools/call"),
+        ("Mcp-Name", "find"),
+    ),
+)
+"""What the upstream answers is what an MCP server of one tool would: it has no state, and so needs no session."""
+
 JOBS = (
     SEARCH,
     Job("post", "POST of 10 KB", "POST", "/api/v1/notes", _SMALL, body=json.dumps({"text": "x" * 10_224})),
@@ -58,4 +82,5 @@ JOBS = (
         "text/event-stream",
     ),
     CHAT,
+    CALL_TOOL,
 )

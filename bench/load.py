@@ -52,6 +52,7 @@ def wrk(port: int, job: Job, *, seconds: int, core: int, folder: Path, token: st
     if job.body is not None:
         lines += [f"wrk.method = '{job.method}'", f"wrk.body = [==[{job.body}]==]"]
         lines.append("wrk.headers['Content-Type'] = 'application/json'")
+    lines += [f"wrk.headers['{name}'] = '{value}'" for name, value in job.headers]
     script.write_text("\n".join([*lines, _DONE]))
     command = [str(install.need("wrk")), "--threads", "1", "--connections", str(CONNECTIONS)]
     command += [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError, page, plot, sheets
-from bench.figures import Spread, Target, added, late, ratio, spread
+from bench.figures import Spread, Target, added, late, ratio, spread, stretch
 from bench.jobs import CHAT, SEARCH, Job
 from bench.load import Load
 from bench.pace import PATIENCE, Paced, Pacer
@@ -52,6 +52,12 @@ def test_what_is_added_is_taken_within_a_round() -> None:
     assert added(RUNS, "tolsey", 1000) is None
     bare = late(RUNS, "direct", 500, "p50_ms")
     assert bare == spread([0.2, 0.6, 0.2])
+
+
+def test_the_tail_is_held_against_the_median_of_its_own_round() -> None:
+    found = stretch(RUNS, "tolsey", 500)
+    assert found == Spread(2.0, 2.0, 2.0)
+    assert stretch(RUNS, "tolsey", 1000) is None
 
 
 @pytest.mark.parametrize(
