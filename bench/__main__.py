@@ -1,5 +1,6 @@
 """The command: ``python -m bench`` for speed, ``python -m bench memory`` for the memory of a worker, ``python -m bench
-ledger`` for the ledger alone, on both engines, ``python -m bench flood`` for what strangers cost who do not pay.
+ledger`` for the ledger alone, on both engines, ``python -m bench flood`` for what strangers cost who do not pay,
+``python -m bench workers`` for two workers against one, ``python -m bench fresh`` for sub-tokens that are new.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bench import (
     BenchError,
     Missing,
     flood,
+    fresh,
     gateway,
     install,
     ledger,
@@ -29,6 +31,8 @@ from bench import (
     report,
     sheets,
     speed,
+    steady,
+    workers,
 )
 from bench.contestants import CONTESTANTS, NAMES, Contestant
 from bench.jobs import JOBS
@@ -42,7 +46,7 @@ def arguments() -> argparse.Namespace:
         description="Tolsey against real proxies on the same work, in one run. Only the ratios count.",
         epilog="example: python -m bench --only caddy,envoy-authz,tolsey --rounds 5",
     )
-    parser.add_argument("what", nargs="?", choices=["speed", "memory", "ledger", "flood"], default="speed")
+    parser.add_argument("what", nargs="?", choices=list(_WHAT), default="speed")
     parser.add_argument("--quick", action="store_true", help="only check that it runs and that the ledger is right")
     parser.add_argument("--seconds", type=_positive, help="of load in each round (default 4)")
     parser.add_argument("--rounds", type=_positive, help="how often each contestant runs (default 3)")
@@ -50,7 +54,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=_jobs, metavar="A,B", help=f"some of: {', '.join(job.name for job in JOBS)}")
     parser.add_argument("--rates", type=_rates, metavar="N,M", help="fixed rates, calls a second (default 500,2000)")
     parser.add_argument("--write", action="store_true", help="write the figures into docs/performance.md")
-    parser.add_argument("--tokens", type=_positive, help="memory: how many distinct tokens (default 100000)")
+    parser.add_argument("--tokens", type=_positive, help="memory, fresh: how many tokens (default 100000, 10000)")
+    parser.add_argument("--minutes", type=_positive, help="memory: load for so long, and see whether memory is flat")
     parser.add_argument("--large", action="store_true", help="ledger: up to 1,000,000 accounts and 10,000,000 entries")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw results")
     return parser.parse_args()
@@ -88,7 +93,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     asked = arguments()
     try:
-        return {"speed": _speed, "memory": _memory, "ledger": _ledger, "flood": _flood}[asked.what](asked)
+        return _WHAT[asked.what](asked)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -143,6 +148,12 @@ def _wanted(one: Contestant, asked: argparse.Namespace) -> bool:
 def _memory(asked: argparse.Namespace) -> int:
     places = machine.cores()
     facts = _facts(places, ["tolsey"])
+    if asked.minutes is not None:
+        flat = steady.measure(places, asked.minutes)
+        report.show_steady(flat, facts)
+        if asked.json:
+            report.save(asked.json, {**facts, "steady": {**asdict(flat), "growth": flat.growth, "met": flat.met}})
+        return 0 if flat.met or asked.quick else 1
     found = memory.measure(places, asked.tokens or (2_000 if asked.quick else 100_000))
     report.show_memory(found, facts, judge=not asked.quick)
     if asked.json:
@@ -182,6 +193,26 @@ def _flood(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _workers(asked: argparse.Namespace) -> int:
+    places = machine.cores()
+    facts = _facts(places, ["tolsey"])
+    rounds, seconds = asked.rounds or (1 if asked.quick else 3), asked.seconds or (1 if asked.quick else 4)
+    found = workers.measure(places, rounds=rounds, seconds=seconds)
+    report.show_workers(found, facts, judge=not asked.quick)
+    if asked.json:
+        report.save(asked.json, {**facts, "workers": [asdict(one) for one in found]})
+    return 0
+
+
+def _fresh(asked: argparse.Namespace) -> int:
+    facts = _facts(machine.cores(), ["tolsey"])
+    found = fresh.measure(asked.tokens or (200 if asked.quick else 10_000))
+    report.show_fresh(found, facts, judge=not asked.quick)
+    if asked.json:
+        report.save(asked.json, {**facts, "fresh": [asdict(one) for one in found]})
+    return 0
+
+
 def _command() -> str:
     return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
 
@@ -193,6 +224,15 @@ def _facts(places: machine.Cores, tools: Sequence[str]) -> dict[str, Any]:
     versions = {tool: version(tool) for tool in dict.fromkeys(["nginx", "wrk", *tools])}
     return {"command": _command(), "machine": machine.describe(places), "versions": versions}
 
+
+_WHAT = {
+    "speed": _speed,
+    "memory": _memory,
+    "ledger": _ledger,
+    "flood": _flood,
+    "workers": _workers,
+    "fresh": _fresh,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -146,15 +146,18 @@ def _token(output: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(place: Place, core: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The gateway, ready, with one worker on one core; SIGTERM at the end."""
-    with _serving(place, core, log) as (process, _):
+def serving(place: Place, core: int | Sequence[int], log: Path, workers: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """The gateway, ready, with so many workers on a core or several; SIGTERM at the end."""
+    with _serving(place, core, log, workers) as (process, _):
         yield process
 
 
 @contextlib.contextmanager
-def _serving(place: Place, core: int, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    words: list[str | Path] = [command(), "serve", "-c", place.config, "--port", str(place.port), "--workers", "1"]
+def _serving(
+    place: Place, core: int | Sequence[int], log: Path, workers: int = 1
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    words: list[str | Path] = [command(), "serve", "-c", place.config, "--port", str(place.port)]
+    words += ["--workers", str(workers)]
     with running(words, core=core, log=log) as process:
         yield process, wait_until(lambda: answers(place.admin, "/readyz"), process, log, "tolsey serve")
 

@@ -19,11 +19,14 @@ CACHE = ROOT / ".bench"
 
 @dataclass(frozen=True)
 class Cores:
-    """Where things run: the server under test alone on one core, upstream and load generator on another."""
+    """Where things run: the server under test alone on one core, upstream and load generator on another. Two workers
+    have `workers`, which are others than the load's if there are three.
+    """
 
     server: int
     load: int
     available: int
+    workers: tuple[int, ...] = ()
 
     @property
     def shared(self) -> bool:
@@ -32,16 +35,17 @@ class Cores:
 
 
 def cores() -> Cores:
-    """The first two cores that this process may use (the same one twice if there is only one)."""
+    """The first cores that this process may use (the same one twice if there is only one)."""
     usable = sorted(os.sched_getaffinity(0))
-    return Cores(server=usable[0], load=usable[min(1, len(usable) - 1)], available=len(usable))
+    workers = (usable[0], usable[min(2, len(usable) - 1)])
+    return Cores(server=usable[0], load=usable[min(1, len(usable) - 1)], available=len(usable), workers=workers)
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Whatever is started inside runs on this core: children inherit the affinity of the thread that starts them."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Whatever is started inside runs on these cores: children inherit the affinity of the thread that starts them."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

@@ -32,12 +32,13 @@ _HTTP = """
 
 @dataclass
 class Origin:
-    """The ports of upstream, policy service and counter."""
+    """The ports of upstream, policy service and counter, and the process that serves them."""
 
     port: int
     policy: int
     counter: int
     asked: int = 0
+    pid: int = 0
 
     def seen(self) -> int:
         """How many requests came so far (to upstream and policy service together, questions to the counter not)."""
@@ -61,6 +62,7 @@ def origin(core: int) -> Iterator[Origin]:
             # A refused connection reaches nothing, so the readiness polls are not counted; the one that succeeds is.
             wait_until(lambda: answers(it.counter, "/"), process, log, "the upstream")
             it.asked += 1
+            it.pid = process.pid
             yield it
 
 

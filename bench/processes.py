@@ -18,10 +18,12 @@ PATIENCE = 20.0
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str | Path], *, core: int, log: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path], *, core: int | Sequence[int], log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The command, running on a core in a process group of its own; SIGTERM at the end, SIGKILL to what is left."""
-    with log.open("ab") as out, pinned(core):
+    """The command, running on a core or several in a process group of its own; SIGTERM at the end, SIGKILL to what is
+    left.
+    """
+    with log.open("ab") as out, pinned(*([core] if isinstance(core, int) else core)):
         process = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,

@@ -11,10 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import fresh, workers
 from bench.flood import Flood
+from bench.fresh import Fresh
+from bench.jobs import SEARCH
 from bench.memory import LIMIT_MB, Memory
 from bench.sheets import Sheet, sheets
 from bench.speed import Run
+from bench.steady import MOST_GROWTH, Steady
+from bench.workers import Worked
 
 Facts = Mapping[str, Any]
 
@@ -60,7 +65,7 @@ def show_memory(found: Memory, facts: Facts, *, judge: bool) -> None:
         f" ({found.before_mb:.1f} MB before, {found.peak_mb:.1f} MB at its highest; {found.seconds:.1f} s)",
         soft_wrap=True,
     )
-    verdict = ("[green]met[/]" if found.met else "[red]not met[/]") if judge else "not judged (--quick)"
+    verdict = _verdict(found.met, judge=judge)
     screen.print(f"target: under {LIMIT_MB:.0f} MB: {verdict}")
     audit = found.audit
     screen.print(f"correct: the ledger has {audit.calls:,} calls, the upstream saw {audit.seen:,}; fsck passed")
@@ -78,6 +83,63 @@ def show_flood(found: Sequence[Flood], facts: Facts) -> None:
         table.add_row(one.what, answers, f"{one.cpu_us:.0f}", f"{one.grown_mb:+.1f} MB", f"{one.ledger_bytes:+,} B")
     screen.print(table)
     show_facts(screen, facts)
+
+
+def show_steady(found: Steady, facts: Facts) -> None:
+    """Print whether memory is flat."""
+    screen = console()
+    samples, verdict = found.memory_mb, _verdict(found.met, judge=True)
+    screen.print(
+        f"worker: {samples[0]:.1f} MB at first, {samples[len(samples) // 5]:.1f} after a fifth, {max(samples):.1f} at"
+        f" most, {samples[-1]:.1f} at the end; {found.tokens:,} distinct tokens in {found.minutes} minutes",
+        soft_wrap=True,
+    )
+    screen.print(f"target: flat, the last fifth at most {MOST_GROWTH} times the second: {found.growth:.3f}: {verdict}")
+    audit = found.audit
+    screen.print(f"correct: the ledger has {audit.calls:,} calls, the upstream saw {audit.seen:,}; fsck passed")
+    show_facts(screen, facts)
+
+
+def show_workers(found: Sequence[Worked], facts: Facts, *, judge: bool) -> None:
+    """Print what two workers do, and what one."""
+    screen = console()
+    table = Table(title=f"{SEARCH.title}, 64 connections, as if load and upstream ran elsewhere")
+    for name in ("round", "workers", "calls/s", "calls/s seen", "cores taken by load and upstream"):
+        table.add_column(name, justify="right")
+    for one in found:
+        seen, taken = one.calls / one.seconds, one.others / one.seconds
+        table.add_row(str(one.round), str(one.workers), f"{one.rate:,.0f}", f"{seen:,.0f}", f"{taken:.2f}")
+    screen.print(table)
+    ratio = workers.ratio(found)
+    verdict = _verdict(ratio.mid >= workers.LEAST_RATIO, judge=judge)
+    screen.print(f"target: two workers at least {workers.LEAST_RATIO} times one: {ratio.text()}: {verdict}")
+    show_facts(screen, facts)
+
+
+def show_fresh(found: Sequence[Fresh], facts: Facts, *, judge: bool) -> None:
+    """Print what it costs to verify sub-tokens that are new."""
+    screen = console()
+    table = Table(title=f"processor time to verify each of {found[0].tokens:,} fresh sub-tokens of one link, µs")
+    for name in ("links of the parent", "parent known", "parent not known"):
+        table.add_column(name, justify="right")
+    for one in found:
+        table.add_row(str(one.depth), f"{one.known_us:.1f}", f"{one.unknown_us:.1f}")
+    screen.print(table)
+    ratio = fresh.ratio(found)
+    verdict = _verdict(ratio <= fresh.MOST_RATIO, judge=judge)
+    deep, flat = found[-1].depth, found[0].depth
+    screen.print(
+        f"target: under a known parent of {deep} links at most {fresh.MOST_RATIO} times the cost under one of {flat}:"
+        f" {ratio:.2f}: {verdict}",
+        soft_wrap=True,
+    )
+    show_facts(screen, facts)
+
+
+def _verdict(met: bool, *, judge: bool) -> str:
+    if not judge:
+        return "not judged (--quick)"
+    return "[green]met[/]" if met else "[red]not met[/]"
 
 
 def show_facts(screen: Console, facts: Facts) -> None:

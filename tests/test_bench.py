@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bench import BenchError, page, plot, sheets
+from bench import BenchError, fresh, page, plot, sheets, steady, workers
 from bench.figures import Spread, Target, added, late, ratio, spread, stretch
+from bench.ground import Audit
 from bench.jobs import CHAT, SEARCH, Job
 from bench.load import Load
 from bench.pace import PATIENCE, Paced, Pacer
 from bench.sheets import Sheet
 from bench.speed import Did, Run
+from bench.workers import Worked
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -115,6 +117,30 @@ def test_an_llm_call_costs_what_the_others_cost() -> None:
     # The audit multiplies calls by one price.
     assert (100 * 60 + 50 * 80) / 10**6 == 0.01
     assert '"prompt_tokens":100,"completion_tokens":50' in CHAT.answer
+
+
+@pytest.mark.parametrize(
+    ("samples", "found"),
+    [([9.0, 2.0, 1.0, 1.0, 3.0], 1.5), ([1.0, 1.0, 4.0, 4.0, 9.0, 9.0, 9.0, 9.0, 5.0, 5.0], 1.25)],
+)
+def test_memory_grows_from_the_second_fifth_to_the_last(samples: list[float], found: float) -> None:
+    assert steady.growth(samples) == found
+
+
+def test_two_workers_are_not_charged_for_the_time_that_load_and_upstream_took() -> None:
+    audit = Audit(1, "0.01", "0", 1)
+    one = Worked(1, 1, 1000, 1.0, 0.0, audit)
+    # Half a core of two went elsewhere: 1,200 calls on one and a half are 1,600 on two.
+    two = Worked(1, 2, 1200, 1.0, 0.5, audit)
+    assert (one.rate, two.rate) == (1000, 1600)
+    assert workers.ratio([one, two]) == Spread(1.6, 1.6, 1.6)
+
+
+def test_a_fresh_sub_token_costs_less_under_a_parent_that_is_known() -> None:
+    found = fresh.measure(100)
+    assert [(one.depth, one.tokens) for one in found] == [(1, 100), (4, 100), (16, 100)]
+    assert found[-1].known_us < found[-1].unknown_us
+    assert fresh.ratio(found) == found[-1].known_us / found[0].known_us
 
 
 @asynccontextmanager
