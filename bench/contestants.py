@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
+from bench.aperture import aperture
 from bench.gateway import gateway
 from bench.ground import Ground, Server
 from bench.jobs import CHAT, JOBS, SEARCH, Job
@@ -38,6 +39,7 @@ CONTESTANTS = (
     Contestant("envoy-authz", "Envoy + ext_authz", "envoy", partial(envoy, auth=True)),
     Contestant("caddy", "Caddy", "caddy", caddy),
     Contestant("caddy-auth", "Caddy + forward_auth", "caddy", partial(caddy, auth=True)),
+    Contestant("aperture", "Aperture, valid L402", "aperture", aperture),
     Contestant("litellm", "LiteLLM, no budgets", "litellm", litellm, (CHAT,), False),
     Contestant("tolsey", "Tolsey", "tolsey", gateway),
     Contestant("tolsey-normal", "Tolsey, durability normal", "tolsey", partial(gateway, durability="normal"), _FIRST),

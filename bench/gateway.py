@@ -133,6 +133,11 @@ def attenuate(token: str, label: str, budget: str, scope: str = SCOPE) -> str:
     return _token(tolsey("attenuate", "-", *words, stdin=token))
 
 
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The headers of a call with this token."""
+    return (("Authorization", f"Bearer {token}"),)
+
+
 def deepen(token: str, depth: int) -> str:
     """A token that is so many levels deep, counted from a root token, each level with a budget of its own."""
     for level in range(1, depth):
@@ -211,7 +216,7 @@ def gateway(
             status, text = get(place.port, PATH, token)
             if status != 200:
                 raise BenchError(f"tolsey answered {status}: {text}")
-            server = Server(place.port, process, token, cold, None if laws is None else laws.check)
+            server = Server(place.port, process, bearer(token), cold, None if laws is None else laws.check)
             yield server
         if mode == "enforce":
             server.audit = audit(

@@ -30,14 +30,15 @@ class Audit:
 
 @dataclass
 class Server:
-    """A contestant that is up. `process` is None where there is nothing between load and upstream. `laws` tries both
+    """A contestant that is up. `process` is None where there is nothing between load and upstream. `headers`
+    are in each call, beside the job's. `laws` tries both
     laws while it is loaded, ``is_warm`` says that it needs no load to warm it up, and ``audit`` is there once it has
     been stopped, if it keeps a ledger.
     """
 
     port: int
     process: Popen[bytes] | None
-    token: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
     cold_ms: float = 0.0
     laws: Callable[[int], None] | None = None
     is_warm: bool = False

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import BenchError, install
+from bench.gateway import bearer
 from bench.ground import Ground, Server
 from bench.jobs import CHAT
 from bench.machine import free_port, scratch
@@ -47,7 +48,7 @@ def litellm(ground: Ground) -> Iterator[Server]:
             cold = wait_until(ready, process, log, "LiteLLM", seconds=STARTS_SECONDS)
             _call(port, key)
             # What a load leaves behind that hangs up on it would keep it busy for seconds.
-            yield Server(port, process, key, cold, is_warm=True)
+            yield Server(port, process, bearer(key), cold, is_warm=True)
 
 
 def _call(port: int, key: str) -> None:

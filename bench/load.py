@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import BenchError, install
 from bench.jobs import Job
 from bench.machine import pinned
+
+Headers = Sequence[tuple[str, str]]
 
 CONNECTIONS = 64
 PATIENCE = 20
@@ -44,15 +47,14 @@ class Load:
         return self.calls / self.seconds
 
 
-def wrk(port: int, job: Job, *, seconds: int, core: int, folder: Path, token: str | None = None) -> Load:
-    """Load one server for so many seconds. The token goes into a private file: argv is readable by everybody."""
+def wrk(port: int, job: Job, *, seconds: int, core: int, folder: Path, headers: Headers = ()) -> Load:
+    """Load one server for so many seconds. The credential goes into a private file: argv is readable by everybody."""
     script = folder / "load.lua"
     script.touch(mode=0o600)
-    lines = [f'wrk.headers["Authorization"] = "Bearer {token}"'] if token else []
+    lines = [f"wrk.headers['{name}'] = '{value}'" for name, value in (*headers, *job.headers)]
     if job.body is not None:
         lines += [f"wrk.method = '{job.method}'", f"wrk.body = [==[{job.body}]==]"]
         lines.append("wrk.headers['Content-Type'] = 'application/json'")
-    lines += [f"wrk.headers['{name}'] = '{value}'" for name, value in job.headers]
     script.write_text("\n".join([*lines, _DONE]))
     command = [str(install.need("wrk")), "--threads", "1", "--connections", str(CONNECTIONS)]
     command += [

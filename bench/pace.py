@@ -2,7 +2,7 @@
 measured from when it was due. A server that stalls is charged for every call that it kept waiting (no coordinated
 omission). The clock is not the loop's, which uvloop gives in milliseconds.
 
-    python -m bench.pace PORT JOB RATE SECONDS     (a token, if there is one, on standard input)
+    python -m bench.pace PORT JOB RATE SECONDS     (further headers on standard input, a line each)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +22,7 @@ import uvloop
 
 from bench import BenchError
 from bench.jobs import JOBS, Job
+from bench.load import Headers
 from bench.machine import ROOT, pinned
 
 MOST_CONNECTIONS = 512
@@ -45,12 +47,18 @@ class Paced:
     p999_ms: float
 
 
-def paced(port: int, job: Job, rate: int, *, seconds: int, core: int, token: str | None = None) -> Paced:
+def paced(port: int, job: Job, rate: int, *, seconds: int, core: int, headers: Headers = ()) -> Paced:
     """Measure in a process of its own, on a core."""
     command = [sys.executable, "-m", "bench.pace", str(port), job.name, str(rate), str(seconds)]
     with pinned(core):
         run = subprocess.run(
-            command, check=False, input=token or "", capture_output=True, text=True, cwd=ROOT, timeout=seconds + 60
+            command,
+            check=False,
+            input="\n".join(f"{name}: {value}" for name, value in headers),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=seconds + 60,
         )
     if run.returncode != 0:
         raise BenchError(f"the paced load ended with status {run.returncode}: {run.stderr.strip()[-500:]}")
@@ -93,14 +101,14 @@ class _Lane:
 
 
 class Pacer:
-    """Calls on one port at a fixed rate, with a token if it is not empty."""
+    """Calls on one port at a fixed rate, with further headers, each a line."""
 
-    def __init__(self, port: int, job: Job, token: str) -> None:
+    def __init__(self, port: int, job: Job, headers: Sequence[str] = ()) -> None:
         self._loop = asyncio.get_running_loop()
         self._port = port
         body = (job.body or "").encode()
         lines = [f"{job.method} {job.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
-        lines += [f"Authorization: Bearer {token}"] if token else []
+        lines += [*headers, *(f"{name}: {value}" for name, value in job.headers)]
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"] if body else []
         self._request = "\r\n".join([*lines, "", ""]).encode() + body
         self._lanes: list[_Lane] = []
@@ -170,7 +178,7 @@ class Pacer:
 
 
 async def _main(port: int, job: Job, rate: int, seconds: int) -> Paced:
-    return await Pacer(port, job, sys.stdin.read().strip()).run(rate, seconds)
+    return await Pacer(port, job, sys.stdin.read().splitlines()).run(rate, seconds)
 
 
 if __name__ == "__main__":

@@ -56,13 +56,16 @@ def measure(
     seconds: int,
     jobs: Sequence[Job] = JOBS,
     rates: Sequence[int] = (),
+    warm_up: int = WARM_UP,
 ) -> list[Run]:
-    """All contestants, interleaved: A B C, A B C. The bench itself keeps to the core of the load."""
+    """All contestants, interleaved: A B C, A B C, each job after so many seconds of it that do not count. The bench
+    itself keeps to the core of the load.
+    """
     runs = []
     with pinned(places.load), origin(places.load) as upstream:
         for number in range(1, rounds + 1):
             for contestant in contestants:
-                run = _once(contestant, Ground(places, upstream), number, seconds, jobs, rates)
+                run = _once(contestant, Ground(places, upstream), number, seconds, jobs, rates, warm_up)
                 said = ", ".join(f"{did.job} {did.load.rate:,.0f}" for did in run.did)
                 print(f"bench: round {number} {run.contestant:15} {said} calls/s", file=sys.stderr)
                 runs.append(run)
@@ -70,13 +73,19 @@ def measure(
 
 
 def _once(
-    contestant: Contestant, ground: Ground, number: int, seconds: int, jobs: Sequence[Job], rates: Sequence[int]
+    contestant: Contestant,
+    ground: Ground,
+    number: int,
+    seconds: int,
+    jobs: Sequence[Job],
+    rates: Sequence[int],
+    warm_up: int,
 ) -> Run:
     """Start it, load it with each job, stop it; whoever keeps a ledger is audited as it stops."""
     core = ground.places.load
     try:
         with contestant.start(ground) as server:
-            did = [_do(server, job, seconds, core) for job in jobs if job in contestant.jobs]
+            did = [_do(server, job, seconds, core, warm_up) for job in jobs if job in contestant.jobs]
             at_rates = [_pace(server, rate, seconds, core) for rate in rates if contestant.paced]
             memory = max((memory_mb(pid) for pid in tree(server.process.pid)), default=0.0) if server.process else 0.0
     except BenchError as error:
@@ -84,15 +93,15 @@ def _once(
     return Run(number, contestant.name, server.cold_ms, memory, did, at_rates, server.audit)
 
 
-def _do(server: Server, job: Job, seconds: int, core: int) -> Did:
+def _do(server: Server, job: Job, seconds: int, core: int, warm_up: int) -> Did:
     assert server.process is not None
     pid = server.process.pid
     with scratch() as folder:
-        if not server.is_warm:
-            wrk(server.port, job, seconds=WARM_UP, core=core, folder=folder, token=server.token)
+        if warm_up and not server.is_warm:
+            wrk(server.port, job, seconds=warm_up, core=core, folder=folder, headers=server.headers)
         cpu, written = cpu_seconds(pid), written_bytes(pid)
         with _trying(server):
-            load = wrk(server.port, job, seconds=seconds, core=core, folder=folder, token=server.token)
+            load = wrk(server.port, job, seconds=seconds, core=core, folder=folder, headers=server.headers)
         cpu, written = cpu_seconds(pid) - cpu, written_bytes(pid) - written
     server.runs_of_wrk += 2
     server.llm_runs_of_wrk += 2 * (job is CHAT)
@@ -113,7 +122,7 @@ def _trying(server: Server) -> Iterator[None]:
 
 
 def _pace(server: Server, rate: int, seconds: int, core: int) -> Paced:
-    found = paced(server.port, SEARCH, rate, seconds=seconds, core=core, token=server.token)
+    found = paced(server.port, SEARCH, rate, seconds=seconds, core=core, headers=server.headers)
     if found.failed:
         raise Wrong(f"at {rate} calls a second {found.failed} of {found.calls} failed")
     return found

@@ -9,10 +9,13 @@ import subprocess
 from importlib import metadata
 
 from bench import install
+from tests.lightning_rig import SOURCE
 
 
 def version(tool: str) -> str:
     """The version of a tool, as it tells it itself."""
+    if tool == "aperture":
+        return _aperture()
     return _tolsey() if tool == "tolsey" else _binary(tool)
 
 
@@ -22,6 +25,12 @@ def _tolsey() -> str:
         with contextlib.suppress(metadata.PackageNotFoundError):
             parts.append(f"{name} {metadata.version(name)}")
     return ", ".join([*parts, f"Python {platform.python_version()}"])
+
+
+def _aperture() -> str:
+    """The module's: what is built of a module tells another version."""
+    found = re.search(r"lightninglabs/aperture v(\S+)", (SOURCE / "go.mod").read_text())
+    return f"aperture {found[1]}" if found else "aperture, version unknown"
 
 
 def _binary(tool: str) -> str:

@@ -70,12 +70,12 @@ def _once(places: Cores, upstream: Origin, number: int, workers: int, seconds: i
     cores = [places.server] if workers == 1 else places.workers
     with scratch() as folder:
         place = gateway.prepare(folder / "gateway", upstream.port, "full")
-        token = gateway.deepen(gateway.mint(place), 4)
+        headers = gateway.bearer(gateway.deepen(gateway.mint(place), 4))
         before = upstream.seen()
         with gateway.serving(place, cores, folder / "tolsey.log", workers):
-            wrk(place.port, SEARCH, seconds=WARM_UP, core=places.load, folder=folder, token=token)
+            wrk(place.port, SEARCH, seconds=WARM_UP, core=places.load, folder=folder, headers=headers)
             used, began = _used(upstream), time.monotonic()
-            load = wrk(place.port, SEARCH, seconds=seconds, core=places.load, folder=folder, token=token)
+            load = wrk(place.port, SEARCH, seconds=seconds, core=places.load, folder=folder, headers=headers)
             took, used = time.monotonic() - began, _used(upstream) - used
         audit = gateway.audit(place, upstream.seen() - before, runs_of_wrk=2)
     if load.failed or not load.calls:

@@ -32,7 +32,7 @@ authenticator:
 services:
   - name: "search"
     hostregexp: ".*"
-    pathregexp: "^/search"
+    pathregexp: "{paths}"
     address: "127.0.0.1:{upstream}"
     protocol: http
     auth: "on"
@@ -41,20 +41,28 @@ services:
 
 
 class Aperture:
-    """One Aperture, which sells `/search`."""
+    """One Aperture, which sells what lies at `paths`, a regular expression, such as `path`."""
 
-    def __init__(self, folder: Path, node: Lnd, upstream: int) -> None:
+    def __init__(
+        self, folder: Path, node: Lnd, upstream: int, *, paths: str = "^/search", path: str = "/search"
+    ) -> None:
         self.port = free_port()
         folder.mkdir()
         file = folder / "aperture.yaml"
         file.write_text(
             _CONFIG.format(
-                port=self.port, folder=folder, rpc=node.rpc, node=node.folder, upstream=upstream, price=PRICE_SAT
+                port=self.port,
+                folder=folder,
+                rpc=node.rpc,
+                node=node.folder,
+                upstream=upstream,
+                price=PRICE_SAT,
+                paths=paths,
             )
         )
-        self._program = Program(folder / "log", os.fspath(build() / "aperture"), f"--configfile={file}")
+        self.program = Program(folder / "log", os.fspath(build() / "aperture"), f"--configfile={file}")
         try:
-            wait("it answers", lambda: self._program.lives() and httpx.get(f"{self.url}/search").status_code == 402)
+            wait("it answers", lambda: self.program.lives() and httpx.get(self.url + path).status_code == 402)
         except BaseException:
             self.stop()
             raise
@@ -66,7 +74,7 @@ class Aperture:
 
     def stop(self) -> None:
         """End it."""
-        self._program.stop()
+        self.program.stop()
 
 
 Probe = Callable[[str, LndWallet], str]
@@ -80,13 +88,15 @@ def _ask(url: str, authorization: str | None = None, *, method: str = "GET", pat
     return " ".join([str(answer.status_code), *schemes])
 
 
-def _buy(url: str, wallet: LndWallet) -> tuple[Macaroon, str]:
-    answer = httpx.get(f"{url}/search")
+def buy(url: str, wallet: LndWallet, path: str = "/search") -> tuple[Macaroon, str]:
+    """Pay for a token: the token, and the preimage that proves it."""
+    answer = httpx.get(url + path)
     (challenge,) = read_challenges(answer.headers.get_list("www-authenticate"))
     return Macaroon.deserialize(challenge.macaroon), wallet.pay(challenge.invoice, "").hex()
 
 
-def _presented(macaroon: Macaroon, preimage: str) -> str:
+def presented(macaroon: Macaroon, preimage: str) -> str:
+    """What is sent as `Authorization`."""
     return f"L402 {base64.b64encode(macaroon.serialize()).decode()}:{preimage}"
 
 
@@ -96,8 +106,8 @@ def _nobody(url: str, wallet: LndWallet) -> str:
 
 def _child(*caveats: str) -> Probe:
     def probe(url: str, wallet: LndWallet) -> str:
-        macaroon, preimage = _buy(url, wallet)
-        return _ask(url, _presented(macaroon.attenuate(*caveats), preimage))
+        macaroon, preimage = buy(url, wallet)
+        return _ask(url, presented(macaroon.attenuate(*caveats), preimage))
 
     return probe
 
@@ -107,13 +117,13 @@ def _says(authorization: str) -> Probe:
 
 
 def _other_preimage(url: str, wallet: LndWallet) -> str:
-    (macaroon, _), (_, preimage) = _buy(url, wallet), _buy(url, wallet)
-    return _ask(url, _presented(macaroon, preimage))
+    (macaroon, _), (_, preimage) = buy(url, wallet), buy(url, wallet)
+    return _ask(url, presented(macaroon, preimage))
 
 
 def _until_dry(url: str, wallet: LndWallet) -> str:
-    macaroon, preimage = _buy(url, wallet)
-    return ", ".join(_ask(url, _presented(macaroon, preimage)) for _ in range(4))
+    macaroon, preimage = buy(url, wallet)
+    return ", ".join(_ask(url, presented(macaroon, preimage)) for _ in range(4))
 
 
 PROBES: Final[Mapping[str, Probe]] = {

@@ -179,7 +179,7 @@ async def test_a_stall_is_charged_to_every_call_that_it_kept_waiting() -> None:
             writer.write(ANSWER)
 
     async with answering(answer) as port:
-        found = await Pacer(port, SEARCH, "").run(100, 1)
+        found = await Pacer(port, SEARCH).run(100, 1)
     assert (found.calls, found.failed) == (100, 0)
     # The calls of the first 0.6 s waited 0.3 s on average.
     assert found.p50_ms > 50
@@ -199,7 +199,7 @@ async def test_a_refused_call_and_one_without_an_answer_are_failures(monkeypatch
             writer.write(ANSWER)
 
     async with answering(answer) as port:
-        found = await Pacer(port, Job("x", "x", "GET", "/", ""), "").run(20, 1)
+        found = await Pacer(port, Job("x", "x", "GET", "/", "")).run(20, 1)
     assert (found.calls, found.failed) == (20, 5)
     assert found.p999_ms == 200.0
     assert PATIENCE == 10.0
