@@ -53,9 +53,17 @@ def read_decide(document: Table, others: Sequence[tuple[str, str, int]]) -> Deci
         for name, host, port in (*others, ("decide", decide.host, decide.port)):
             if same_listener(decide.host, decide.grpc_port, host, port):
                 table.problems.add(("decide", "grpc_port"), f"[{name}] listens on port {port}")
-        if find_spec("grpc") is None:
-            table.problems.add(("decide", "grpc_port"), "needs grpcio: pip install 'tolsey[grpc]'")
+        if not _has_grpc():
+            table.problems.add(("decide", "grpc_port"), "needs grpcio and protobuf: pip install 'tolsey[grpc]'")
     return decide
+
+
+def _has_grpc() -> bool:
+    """Whether what Envoy is spoken to with is installed; it is imported by workers alone."""
+    try:
+        return find_spec("grpc") is not None and find_spec("google.protobuf") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def same_listener(host: str, port: int, other_host: str, other_port: int) -> bool:
