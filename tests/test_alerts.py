@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from standardwebhooks import Webhook
 
 from tests.cli import answer, refusal
@@ -20,7 +21,10 @@ from tests.ledgers import Ledgers, database, purse
 from tests.postgres import Server
 from tests.upstreams import Upstream
 from tolsey import attenuate
+from tolsey.cli.alarm import Alarm
 from tolsey.config import load, problems
+from tolsey.config_alerts import AlertsTo
+from tolsey.config_secrets import Secret
 from tolsey.ledger.alerting import KINDS, PAUSES, TEST, THRESHOLD, Alert, Standing, crossed, next_try
 from tolsey.ledger.approving import OPEN_NS, Question
 from tolsey.ledger.events import Reserve, Settle
@@ -32,6 +36,7 @@ from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_snapshot import SqliteSnapshot
 from tolsey.store.webhooks import deliver, key_of, sign
 from tolsey.testing import NOON, SECOND
+from tolsey.token.caveats import format_time
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CONFIG = """
@@ -299,6 +304,55 @@ def test_a_gateway_tells(gateway: Gateway, hook: Hook) -> None:
     assert answer("alerts", "list", "--dead", *c)["alerts"] == []
     assert refusal("alerts", "retry", sent, *c)["code"] == "alert_unknown"
     assert SECRET not in gateway.said() + gateway.out.read_text()
+
+
+@pytest.mark.slow
+def test_a_gateway_tells_that_the_seal_fails_once_and_when_it_is_restored(gateway: Gateway, hook: Hook) -> None:
+    def up() -> bool:
+        return b"tolsey_seal_up 1.0" in gateway.ask("GET", "/metrics", admin=True).body
+
+    assert gateway.ask("GET", "/a", token=gateway.token(budget="9 USD")).status == 200
+    answer("audit", "checkpoint", "-c", str(gateway.file))
+    until(up, "it can sign")
+    keys = gateway.file.parent / "data" / "keys"
+    whole = keys.read_bytes()
+    content = json.loads(whole)
+    content["keys"] = [key for key in content["keys"] if key["kind"] != "tolsey-seal"]
+    keys.write_text(json.dumps(content))
+    until(lambda: not up(), "it cannot sign")
+    until(lambda: hook.about("seal.failed"), "it is told", 30)
+    assert "which is not in this keyring" in hook.about("seal.failed")[0]["problem"]
+    # Two looks further on it has been told once.
+    sent = answer("alerts", "test", "-c", str(gateway.file))["id"]
+    until(lambda: any(h["webhook-id"] == sent for _, h, _ in hook.got), "the test arrives", 30)
+    assert len(hook.about("seal.failed")) == 1
+    assert hook.about("seal.restored") == []
+    keys.write_bytes(whole)
+    until(lambda: hook.about("seal.restored"), "and that it is restored", 30)
+    assert up()
+    assert "checkpoints are taken again" in gateway.said()
+    assert len(hook.about("seal.failed")) == 1
+
+
+async def test_each_failure_of_the_seal_is_told_once(tmp_path: Path, postgres: Server) -> None:
+    """One alert when it begins, however often it is looked at, one when it ends, and another for the next."""
+    problems = ["", "no key", "no key", "another reason", "", "", "no key"]
+    to = AlertsTo(Secret("http://127.0.0.1:1/"), Secret(SECRET), (), KINDS)
+    async with ledger_on("sqlite", tmp_path, postgres) as ledger:
+
+        @asynccontextmanager
+        async def using() -> AsyncIterator[Ledger]:
+            yield ledger
+
+        alarm = Alarm(using, lambda: to, lambda: problems[0], structlog.get_logger())
+        while problems:
+            await alarm.look(to)
+            problems.pop(0)
+        with SqliteSnapshot(tmp_path / "l.db") as snapshot:
+            told = sorted((row.at, row.kind, json.loads(row.body)) for row in snapshot.alerts())
+    assert [kind for _, kind, _ in told] == ["seal.failed", "seal.restored", "seal.failed"]
+    assert told[0][2]["problem"] == "no key"
+    assert told[1][2]["since"] == format_time(told[0][0])
 
 
 def test_without_a_section_nothing_is_told(tmp_path: Path, upstream: Upstream) -> None:

@@ -25,6 +25,7 @@ from tolsey.gateway.counting import OF_WORKERS, Metric, Row
 READY: Final = Metric("tolsey_workers_ready", "gauge", "Workers that take calls")
 RESTARTS: Final = Metric("tolsey_worker_restarts_total", "counter", "Workers that died and were started again")
 LEDGER_UP: Final = Metric("tolsey_ledger_up", "gauge", "1 while nobody here has trouble with ledger or keys, else 0")
+SEAL_UP: Final = Metric("tolsey_seal_up", "gauge", "1 while this gateway can sign checkpoints, else 0")
 EXPIRED: Final = Metric(
     "tolsey_holds_expired_total", "counter", "Holds that this supervisor settled for dead workers or as overdue"
 )
@@ -33,7 +34,7 @@ BUILD: Final = Metric("tolsey_build_info", "info", "The versions that run", ("ve
 PRICES: Final = Metric("tolsey_prices_info", "info", "Where the prices of models are from", ("package", "version"))
 CONFIG: Final = Metric("tolsey_config_info", "info", "The config that is in use", ("generation",))
 
-METRICS: Final = (*OF_WORKERS, READY, RESTARTS, LEDGER_UP, EXPIRED, REVOKED, BUILD, PRICES, CONFIG)
+METRICS: Final = (*OF_WORKERS, READY, RESTARTS, LEDGER_UP, SEAL_UP, EXPIRED, REVOKED, BUILD, PRICES, CONFIG)
 """Everything that `/metrics` shows."""
 
 _BY_NAME: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}

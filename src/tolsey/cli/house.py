@@ -38,9 +38,20 @@ class House:
         self._seal = seal
         self._log = log
         self._send = send
-        self._notary = Notary(keyring, lambda problem: log.error("no checkpoint is taken", error=problem))
+        self._notary = Notary(keyring, self._tell_seal)
         self._marked = -1
         self.expired = 0
+
+    @property
+    def seal_problem(self) -> str:
+        """Why no checkpoint can be signed, `""` while they can."""
+        return self._notary.problem
+
+    def _tell_seal(self, problem: str) -> None:
+        if problem:
+            self._log.error("no checkpoint is taken", error=problem)
+        else:
+            self._log.info("checkpoints are taken again")
 
     async def settle_expired(self) -> None:
         """Resolve what dead owners held. Raises `TolseyError`."""

@@ -21,7 +21,7 @@ import uvloop
 
 from tolsey.admin.health import Health
 from tolsey.admin.listener import Listener
-from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, Metrics, about
+from tolsey.admin.metrics import EXPIRED, LEDGER_UP, READY, RESTARTS, REVOKED, SEAL_UP, Metrics, about
 from tolsey.cli import logs
 from tolsey.cli.alarm import Alarm
 from tolsey.cli.assemble import open_ledger, outside_of, revocations_of
@@ -181,7 +181,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         await admin.listen(self.config.admin.host, self.config.admin.port)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
-        alarm = Alarm(self._changing, lambda: self.config.alerts, self._log)
+        alarm = Alarm(self._changing, lambda: self.config.alerts, lambda: self._house.seal_problem, self._log)
         chores = [asyncio.create_task(self._keep_house()), asyncio.create_task(alarm.run())]
         try:
             return await self._until_stopped([*keepers, *chores])
@@ -234,6 +234,7 @@ class Supervisor:
             Row(READY.name, (), [sum(child.ready.is_set() for child in self._children)]),
             Row(RESTARTS.name, (), [self._restarts]),
             Row(LEDGER_UP.name, (), [int(up)]),
+            Row(SEAL_UP.name, (), [int(not self._house.seal_problem)]),
             Row(EXPIRED.name, (), [self._house.expired]),
             Row(REVOKED.name, (), [len(self._revocations.ids)]),
             *about(self.config.generation),

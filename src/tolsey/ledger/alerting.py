@@ -14,9 +14,11 @@ ASKED: Final = "approval.asked"
 ANSWERED: Final = "approval.answered"
 REVOKED: Final = "token.revoked"
 UNREVOKED: Final = "token.unrevoked"
+SEAL_FAILED: Final = "seal.failed"
+SEAL_RESTORED: Final = "seal.restored"
 TEST: Final = "test"
 
-KINDS: Final = (THRESHOLD, ASKED, ANSWERED, REVOKED, UNREVOKED, TEST)
+KINDS: Final = (THRESHOLD, ASKED, ANSWERED, REVOKED, UNREVOKED, SEAL_FAILED, SEAL_RESTORED, TEST)
 """Everything that alerts are about."""
 
 PAUSES: Final = (5, 30, 120, 600, 1_800, 7_200, 21_600, 43_200)
@@ -68,6 +70,16 @@ def crossed(standing: Standing, thresholds: Sequence[int], at: int) -> Iterator[
         }
         until = None if standing.window is None else at + KEPT_NS
         yield Alert(f"{THRESHOLD}:{standing.id}:{standing.unit}{window}:{percent}", at, THRESHOLD, data, until)
+
+
+def seal_failed(problem: str, host: str, at: int) -> Alert:
+    """From `at` on, the gateway on that machine can sign no checkpoint."""
+    return Alert(f"{SEAL_FAILED}:{host}:{at}", at, SEAL_FAILED, {"problem": problem, "host": host}, at + KEPT_NS)
+
+
+def seal_restored(host: str, since: str, at: int) -> Alert:
+    """The gateway on that machine can sign again; `since` (RFC 3339) is from when it could not."""
+    return Alert(f"{SEAL_RESTORED}:{host}:{at}", at, SEAL_RESTORED, {"since": since, "host": host}, at + KEPT_NS)
 
 
 def next_try(tries: int, now: int) -> int | None:

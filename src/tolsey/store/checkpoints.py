@@ -44,9 +44,10 @@ async def take(
         more = sum(each.more for each in heads)
         at = ledger.time()
         aged = before is None or stamp(at - seconds * SECOND) >= before.at
+        # Before asking whether one is due: a key that is not there is a fault also while somebody else signs.
+        key = keys[-1] if before is None or anew else _named(keys, before)
         if announced is None and not anew and (not more or (more < entries and not aged)):
             return None
-        key = keys[-1] if before is None or anew else _named(keys, before)
         return make(
             before,
             [Logged(each.log, each.head) for each in heads],
@@ -79,26 +80,34 @@ def seal_keys(keyring: Keyring) -> list[SealKey]:
 
 
 class Notary:
-    """Takes checkpoints for a gateway. `tell` is told why none can be taken, when that changes."""
+    """Takes checkpoints for a gateway. `problem` is why none can be taken, `""` while they can; `tell` is told it when
+    that changes.
+    """
 
     def __init__(self, keyring: Keyring, tell: Callable[[str], None]) -> None:
         self._keys = LiveKeyring(keyring.with_key(SEAL))
         self._tell = tell
-        self._problem = ""
+        self.problem = ""
 
     async def keep(self, ledger: Ledger, every: tuple[int, int], now: int) -> bytes | None:
         """Take a checkpoint if one is due, and return its document. Raises `LedgerUnavailable`."""
         self._keys.refresh(now)
-        made: bytes | None = None
-        try:
-            made = await take(ledger, seal_keys(self._keys.keyring), every)
-        except (SealRefused, KeyringError) as error:
-            if error.detail != self._problem:
-                self._tell(error.detail)
-            self._problem = error.detail
-        else:
-            self._problem = ""
+        made, problem = await self._take(ledger, every)
+        if problem and not self.problem:
+            # Another process may have rotated within the second for which the file is not looked at again.
+            self._keys.read_again()
+            made, problem = await self._take(ledger, every)
+        if problem != self.problem:
+            self.problem = problem
+            self._tell(problem)
         return made
+
+    async def _take(self, ledger: Ledger, every: tuple[int, int]) -> tuple[bytes | None, str]:
+        """The checkpoint, if one is due, and why none can be taken."""
+        try:
+            return await take(ledger, seal_keys(self._keys.keyring), every), ""
+        except (SealRefused, KeyringError) as error:
+            return None, error.detail
 
 
 def _named(keys: Sequence[SealKey], before: Checkpoint) -> SealKey:

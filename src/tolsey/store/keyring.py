@@ -277,7 +277,7 @@ class LiveKeyring:
             with suppress(OSError):
                 if _stamp(os.stat(self.keyring.path, follow_symlinks=False)) == self._stamp:
                     return False
-        return self._read_again()
+        return self.read_again()
 
     def derived(self, kind: str, key_id: str, now_ns: int) -> bytes | None:
         """As `Keyring.derived`. An unknown id reads the file at once, though not twice in a second."""
@@ -285,11 +285,12 @@ class LiveKeyring:
         found = self.keyring.derived(kind, key_id)
         if found is None and _due(self._asked, now_ns):
             self._asked = self._looked = now_ns
-            self._read_again()
+            self.read_again()
             found = self.keyring.derived(kind, key_id)
         return found
 
-    def _read_again(self) -> bool:
+    def read_again(self) -> bool:
+        """Read the file now; return whether keys that tokens are made with changed."""
         try:
             fresh = Keyring.open(self.keyring.path)
         except KeyringError as error:
