@@ -55,7 +55,8 @@ def unseal(db: sqlite3.Connection) -> None:
     """Undo the schema's step to the seal and those after it, as a ledger of before has it."""
     for table in ("alert", "checkpoint", "checkpointed", "gap"):
         db.execute(f"DROP TABLE {table}")
-    for table, column in (("owner", "entries"), ("owner", "head"), ("entry", "place"), ("entry", "seal")):
+    columns = (("account", "opened_by"), ("account", "seen_at"), ("owner", "entries"), ("owner", "head"))
+    for table, column in (*columns, ("entry", "place"), ("entry", "seal")):
         db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
 
 

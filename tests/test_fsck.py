@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledgers import Ledgers, database, purse, replay, stands
+from tests.ledgers import Ledgers, clock_text, database, purse, replay, stands
 from tests.reading import difference_after, fsck, trail
 from tolsey.errors import LedgerRefused
 from tolsey.ledger.events import Event, Expire, Granted, Kind, Open, Reserve, Settle, Void
@@ -213,6 +213,10 @@ def test_the_trail_is_the_tree_depth_first(ledger: FaultyLedger) -> None:
         "calls": 1,
         "observed": "0",
         "window": None,
+        "opened_by": None,
+        "first_seen": clock_text(NOON),
+        "last_seen": clock_text(NOON),
+        "refusals": {},
     }
 
 
