@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import pwd
 import re
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import ROUTES, SCRIPT, answer, environment, gateway, invoke, refusal, tolsey
+from tests.reading import entries
 from tolsey.cli.main import COMMANDS
 from tolsey.cli.template import TEMPLATE
 from tolsey.errors import KeyringError
@@ -216,8 +218,8 @@ def test_keys_rotate_and_drop(config: Path) -> None:
     c = ("-c", str(config))
     first = answer(*MINT, *c)["token"]
     (old, old_admin) = (key["id"] for key in answer("keys", "list", *c)["keys"])
-    rotated = answer("keys", "rotate", *c)
-    assert (rotated["kind"], rotated["before"]) == ("capability", old)
+    rotated = answer("keys", "rotate", *c, "--reason", "a laptop was lost")
+    assert (rotated["kind"], rotated["before"], rotated["noted"]) == ("capability", old, True)
     new = rotated["id"]
     assert answer("keys", "list", *c)["keys"] == [
         {"id": old, "kind": "capability", "current": False},
@@ -227,9 +229,26 @@ def test_keys_rotate_and_drop(config: Path) -> None:
     second = answer(*MINT, *c)["token"]
     assert answer("verify", first, *c)["key_id"] == old
     assert answer("verify", second, *c)["key_id"] == new
-    assert answer("keys", "drop", old, *c) == {"id": old, "kind": "capability", "dropped": True}
+    assert answer("keys", "drop", old, *c) == {"id": old, "kind": "capability", "dropped": True, "noted": True}
+    me = pwd.getpwuid(os.getuid()).pw_name
+    assert [entry.note for entry in entries(config.parent / "data/ledger.db") if entry.kind == "keys"] == [
+        f"capability key {new} added by {me}: a laptop was lost",
+        f"capability key {old} dropped by {me}",
+    ]
     assert refusal("verify", first, *c)["code"] == "token_forged"
     assert answer("verify", second, *c)["verified"]
+
+
+def test_keys_are_changed_also_where_the_ledger_cannot_say_so(config: Path) -> None:
+    c = ("-c", str(config))
+    assert answer("keys", "rotate", *c)["noted"] is False, "there is no ledger yet"
+    answer(*MINT, *c)
+    (config.parent / "data/ledger.db").write_bytes(b"noise" * 1000)
+    old = answer("keys", "list", *c)["keys"][0]["id"]
+    status, out, err = invoke("keys", "drop", old, *c, "--json")
+    assert (status, json.loads(out)["noted"]) == (0, False)
+    assert "no entry says so, as the ledger cannot be written" in err
+    assert old not in [key["id"] for key in answer("keys", "list", *c)["keys"]]
 
 
 def test_what_keys_say_to_people(config: Path) -> None:

@@ -181,8 +181,10 @@ def rotate(
     So whoever trusts the old key trusts the new one too. With --lost nothing is announced: give the new public key to
     everybody who verifies. A running gateway follows within a second.
     """
-    from tolsey.cli.ledgers import writing
+    from tolsey.cli.ledgers import user, writing
     from tolsey.cli.place import read_keyring
+    from tolsey.ledger.events import Kind
+    from tolsey.store.by_hand import noted
     from tolsey.store.checkpoints import AT_ONCE, SealRefused, named_key, seal_keys, take
     from tolsey.store.keyring import SEAL
 
@@ -195,6 +197,8 @@ def rotate(
             raise SealRefused(f"seal key {wanted[:16]}…, which signs now, is not in this keyring; see --lost")
         keyring.rotate(SEAL)
         new = seal_keys(keyring)[-1]
+        what = f"seal key {new.public.hex()} added" + (", as the one before is lost" if lost else "")
+        await ledger.note(Kind.KEYS, noted(what, user(), ""))
         if wanted is not None and lost:
             await take(ledger, [new], AT_ONCE, anew=True)
         elif wanted is not None:

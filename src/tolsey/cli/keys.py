@@ -1,18 +1,29 @@
-"""`tolsey keys`: the root keys that tokens are made with. Secrets are never shown."""
+"""`tolsey keys`: the root keys that tokens are made with. Secrets are never shown.
 
-from typing import Annotated, Literal
+A change is an entry with who and why. It is made all the same where the ledger cannot be written: a key that got out
+must be ended even then.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
-from tolsey.cli.output import emit, say, table
+from tolsey.cli.output import emit, say, table, warn
 from tolsey.cli.program import command, new_app, show_help
+from tolsey.errors import LedgerMissing, TolseyError
 from tolsey.store.minting import KIND_NAMES
 from tolsey.token.chain import ADMIN
+
+if TYPE_CHECKING:
+    from tolsey.config import Config
+    from tolsey.store.keyring import Keyring
 
 app = new_app("List, rotate and drop the root keys.")
 
 Kind = Literal["capability", "admin", "paid", "approval"]
+
+Why = Annotated[str, typer.Option("--reason", metavar="REASON", help="Why; it is written into the ledger.")]
 
 
 @app.callback(
@@ -51,6 +62,7 @@ def list_(file: ConfigFile = DEFAULT_CONFIG, json: Json = False) -> None:
 def rotate(
     file: ConfigFile = DEFAULT_CONFIG,
     kind: Annotated[Kind, typer.Option("--kind", help="Which kind of key.")] = "capability",
+    reason: Why = "",
     json: Json = False,
 ) -> None:
     """Add a key, with which new tokens are made from now on. Tokens made with the older ones still verify.
@@ -59,11 +71,12 @@ def rotate(
     """
     from tolsey.cli.place import admin_token, read_keyring
 
-    _, keyring = read_keyring(file)
+    config, keyring = read_keyring(file)
     of_kind = next(of for of, name in KIND_NAMES.items() if name == kind)
     before = next(reversed(keyring.key_ids(of_kind)), None)
     new = keyring.rotate(of_kind)
-    data = {"id": new, "kind": kind, "before": before}
+    noted = note_change(config, keyring, f"{kind} key {new} added", reason)
+    data = {"id": new, "kind": kind, "before": before, "noted": noted}
     if of_kind == ADMIN:
         data["admin_token"] = admin_token(keyring)
 
@@ -83,6 +96,7 @@ def rotate(
 def drop(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as in `tolsey keys list`.")],
     file: ConfigFile = DEFAULT_CONFIG,
+    reason: Why = "",
     json: Json = False,
 ) -> None:
     """Remove an old key for good: every token made with it, and all that was made from those, is refused from then on.
@@ -91,9 +105,10 @@ def drop(
     """
     from tolsey.cli.place import read_keyring
 
-    _, keyring = read_keyring(file)
+    config, keyring = read_keyring(file)
     kind = next((name for of, name in KIND_NAMES.items() if key_id in keyring.key_ids(of)), "")
     keyring.drop(key_id)
+    noted = note_change(config, keyring, f"{kind or 'seal'} key {key_id} dropped", reason)
 
     def human() -> None:
         if not kind:
@@ -102,4 +117,24 @@ def drop(
         what = "admin token" if kind == "admin" else "token, and every token attenuated from one,"
         print(f"dropped {key_id}: every {what} whose identifier names this key is refused from now on")
 
-    emit(json, {"id": key_id, "kind": kind, "dropped": True}, human)
+    emit(json, {"id": key_id, "kind": kind, "dropped": True, "noted": noted}, human)
+
+
+def note_change(config: "Config", keyring: "Keyring", what: str, reason: str) -> bool:
+    """Write a change of the keys down; whether that could be done. Where there is a ledger and it could not, a warning
+    says why.
+    """
+    from tolsey.cli.ledgers import user, writing
+    from tolsey.ledger.events import Kind as EntryKind
+    from tolsey.store.by_hand import noted
+
+    note = noted(what, user(), reason.strip())
+    try:
+        writing(config, keyring, lambda ledger: ledger.note(EntryKind.KEYS, note))
+    except LedgerMissing:
+        # Nothing was ever written there.
+        return False
+    except TolseyError as error:
+        warn(f"no entry says so, as the ledger cannot be written: {error}")
+        return False
+    return True
