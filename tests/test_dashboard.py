@@ -1,14 +1,17 @@
 """The dashboard over plain HTTP: who gets in, what each page shows to whom, and that no other site sends its forms."""
 
+import os
 import re
 from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.admins import CONFIG as OF_BOTH
 from tests.admins import SECRET, admin_token, notes
+from tests.cli import answer as command
 from tests.gateways import Gateway, child_of, until
 from tests.reading import trail
 from tests.upstreams import Upstream
@@ -192,7 +195,9 @@ def test_a_chain_shows_its_calls_and_those_below(gateway: Gateway, browser: Brow
         page = text_of(browser.page(f"/accounts/{row.id}"))
         assert hold in page
         assert "GET /api/v1/search" in page
-    assert "seen" in text_of(browser.page(f"/accounts/{below.id}"))
+    page = text_of(browser.page(f"/accounts/{below.id}"))
+    assert "seen" in page
+    assert "attenuated offline" in page
     assert browser.http.get(f"/accounts/{'0' * 32}").status_code == 404
     answer = browser.send(f"/holds/{hold}/refund", amount="0.004 USD", reason="half")
     assert f"Refunded 0.004 USD of hold {hold}" in text_of(answer.text)
@@ -207,6 +212,38 @@ def test_a_chain_shows_its_calls_and_those_below(gateway: Gateway, browser: Brow
         answer = browser.send(f"/accounts/{top.id}/grant", **fields)
         assert answer.status_code == 422
         assert said in text_of(answer.text)
+
+
+def test_a_chain_shows_what_it_refused(gateway: Gateway, browser: Browser) -> None:
+    root = gateway.mint("label = dry n", "budget = 0.01 USD")
+    assert [gateway.ask("GET", "/api/v1/search", token=root).status for _ in "12"] == [200, 402]
+    (row,) = [row for row in trail(gateway.ledger) if row.label == "dry"]
+    said = "Refused in the last 90 days: budget_exhausted 1."
+    until(lambda: said in text_of(browser.page(f"/accounts/{row.id}")), "it is counted")
+    assert "last seen 20" in text_of(browser.page(f"/accounts/{row.id}"))
+
+
+def test_a_call_has_a_receipt(gateway: Gateway, browser: Browser, tmp_path: Path) -> None:
+    root = gateway.mint(f"label = {HOSTILE} n", "budget = 10 USD")
+    hold = gateway.ask("GET", "/api/v1/search", token=root)["tolsey-hold"]
+    gateway.stands(root, spent="0.01", calls=1)
+    (row,) = [row for row in trail(gateway.ledger) if row.label == HOSTILE and row.spent == 10**7]
+    assert f'href="/receipts/{hold}"' in browser.page(f"/accounts/{row.id}")
+    page = browser.page(f"/receipts/{hold}")
+    assert HOSTILE not in page
+    assert "<script>alert(1)</script>\\u202egpj" in text_of(page), "with what turns a line around written out"
+    assert "Cost 0.01 USD" in " ".join(text_of(page).split())
+    answer = browser.http.get(f"/receipts/{hold}/document")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-disposition"].startswith("attachment; ")
+    file = tmp_path / "receipt.json"
+    file.write_bytes(answer.content)
+    key = command("audit", "key", "-c", os.fspath(gateway.file))["current"]
+    assert answer.json()["key"] == key
+    assert command("audit", "check", os.fspath(file), "--key", key)["hold"] == hold
+    for path in ("/receipts/nothing", "/receipts/nothing/document"):
+        answer = browser.http.get(path)
+        assert (answer.status_code, "no hold nothing" in text_of(answer.text)) == (404, True)
 
 
 def test_a_hold_is_voided(gateway: Gateway, browser: Browser, upstream: Upstream) -> None:

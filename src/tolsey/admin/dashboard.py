@@ -22,12 +22,14 @@ from tolsey.admin.access import Admin, admin_of
 from tolsey.admin.office import Office
 from tolsey.admin.pages import Pages
 from tolsey.admin.problems import CODES, Refused, Wrong
+from tolsey.admin.receipts import Receipt, receipt_of
 from tolsey.admin.sessions import LONGEST_SECONDS, Session, Sessions
 from tolsey.errors import STATUSES, Refusal, TolseyError
 from tolsey.ledger.report import OBSERVE, Groups
 from tolsey.ledger.windows import HOUR
 from tolsey.store.by_hand import AccountUnknown
 from tolsey.store.chains import open_holds
+from tolsey.store.checkpoints import seal_keys
 from tolsey.store.contract import Snapshot
 from tolsey.store.revocations import standing
 from tolsey.store.tallies import tallies
@@ -90,6 +92,8 @@ class Dashboard:
             Route("/approvals", page("approvals", self._approvals)),
             Route("/approvals/{id}/approve", form("approve", self._approve), methods=["POST"]),
             Route("/approvals/{id}/deny", form("deny", self._deny), methods=["POST"]),
+            Route("/receipts/{hold}", page("trail", self._receipt)),
+            Route("/receipts/{hold}/document", page("trail", self._receipt_document)),
             Route("/holds", page("holds", self._holds)),
             Route("/holds/{hold}/void", form("void", self._void), methods=["POST"]),
             Route("/holds/{hold}/refund", form("refund", self._refund), methods=["POST"]),
@@ -222,6 +226,21 @@ class Dashboard:
         if found is None:
             return self._pages.problem(404, "No such account", "Nothing was charged there.")
         return self._pages.of(visit, "account.html", chain=found, said=said, prefix_id=prefix_id)
+
+    async def _receipt(self, visit: Visit) -> Response:
+        found = await self._read_receipt(visit)
+        return self._pages.of(visit, "receipt.html", said=found.said, unsigned=found.unsigned)
+
+    async def _receipt_document(self, visit: Visit) -> Response:
+        found = await self._read_receipt(visit)
+        name = quote(f"receipt-{found.said['hold']}.json", safe="")
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}", "cache-control": "no-store"}
+        return Response(found.data, media_type="application/json", headers=headers)
+
+    async def _read_receipt(self, visit: Visit) -> Receipt:
+        hold = visit.request.path_params["hold"]
+        key = seal_keys(self._office.keys.keyring)[-1]
+        return await self._office.read(lambda snapshot: receipt_of(snapshot, hold, key))
 
     async def _holds(self, visit: Visit) -> Response:
         def first(snapshot: Snapshot) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 
 from tolsey.token.admin import actions_of
 from tolsey.token.admin_caveats import ACTIONS
+from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Pages:
             finalize=_shown,
         )
         self._env.filters["money"] = format_nano
+        self._env.filters["time"] = format_time
         self._env.globals["width"] = WIDTH
 
     def page(self, name: str, status: int = 200, /, **values: object) -> Response:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 
 from tolsey.ledger.report import Group, Groups, hour_text
 from tolsey.ledger.windows import HOUR
 from tolsey.store.chains import Chains
-from tolsey.store.contract import AccountRow, EntryRow, Snapshot
-from tolsey.store.tallies import tallies
+from tolsey.store.contract import TALLIED_HOURS, AccountRow, EntryRow, Snapshot
+from tolsey.store.tallies import refusals, tallies
 from tolsey.store.trails import TrailRow, running_windows, trail_row
 from tolsey.token.caveats import format_time
 from tolsey.units import format_nano
@@ -27,6 +28,8 @@ RECENT_ENTRIES: Final = 20_000
 """How far back calls of a chain are looked for in the journal."""
 
 RECENT_CALLS: Final = 50
+
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +107,10 @@ class Tree:
         )
         return Level([self.node(n) for n in islice(found, PAGE)], None)
 
-    def node(self, n: int) -> Node:
-        """An account by its number."""
+    def node(self, n: int, refused: Mapping[str, int] = NOTHING) -> Node:
+        """An account by its number; `refused` are the refusals that it made, by code."""
         row = self.rows[n]
-        return Node(trail_row(row, self._running.get(n), self._at, 0, {}), len(self._below.get(n, ())))
+        return Node(trail_row(row, self._running.get(n), self._at, 0, refused), len(self._below.get(n, ())))
 
     def nodes(self, keys: Sequence[str]) -> list[Node]:
         """Accounts by their keys; those that are not there are left out."""
@@ -143,7 +146,7 @@ class Overview:
 
 def overview(snapshot: Snapshot) -> Overview:
     """Add up the last `HOURS` hours."""
-    routes, refusals = Groups(["route"]), Groups(["code", "mode"])
+    routes, refused_by = Groups(["route"]), Groups(["code", "mode"])
     calls = refused = would_refuse = 0
     with snapshot:
         end = snapshot.now() // HOUR + 1
@@ -153,7 +156,7 @@ def overview(snapshot: Snapshot) -> Overview:
             routes.add(hour, key, counts)
             calls += counts.calls
             if key.code:
-                refusals.add(hour, key, counts)
+                refused_by.add(hour, key, counts)
                 refused += counts.calls if key.mode != "observe" else 0
                 would_refuse += counts.calls if key.mode == "observe" else 0
             if key.unit:
@@ -166,7 +169,7 @@ def overview(snapshot: Snapshot) -> Overview:
         refused=refused,
         would_refuse=would_refuse,
         routes=routes.found()[:TOP],
-        refusals=refusals.found()[:TOP],
+        refusals=refused_by.found()[:TOP],
     )
 
 
@@ -207,7 +210,9 @@ def chain_page(snapshot: Snapshot, prefix_id: str) -> ChainPage | None:
         latest = snapshot.entries(max(0, snapshot.last_entry() - RECENT_ENTRIES))
         recent = [entry for entry in latest if entry.leaf in family or entry.counter in family]
         entries = [_entry(tree.rows, entry) for entry in recent[: -RECENT_CALLS - 1 : -1]]
-        return ChainPage([tree.node(n) for n in numbers], above, entries, len(family))
+        hour = snapshot.now() // HOUR
+        refused = refusals(snapshot, hour - TALLIED_HOURS, hour + 1).get(prefix_id, NOTHING)
+        return ChainPage([tree.node(n, refused) for n in numbers], above, entries, len(family))
 
 
 def _entry(rows: Mapping[int, AccountRow], entry: EntryRow) -> Entry:
