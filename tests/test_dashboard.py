@@ -227,7 +227,7 @@ def test_a_call_has_a_receipt(gateway: Gateway, browser: Browser, tmp_path: Path
     root = gateway.mint(f"label = {HOSTILE} n", "budget = 10 USD")
     hold = gateway.ask("GET", "/api/v1/search", token=root)["tolsey-hold"]
     gateway.stands(root, spent="0.01", calls=1)
-    (row,) = [row for row in trail(gateway.ledger) if row.label == HOSTILE and row.spent == 10**7]
+    row = [row for row in trail(gateway.ledger) if row.label == HOSTILE][-1]
     assert f'href="/receipts/{hold}"' in browser.page(f"/accounts/{row.id}")
     page = browser.page(f"/receipts/{hold}")
     assert HOSTILE not in page
