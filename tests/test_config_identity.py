@@ -37,7 +37,10 @@ WRONG = [
     (OIDC.replace('"tolsey"', '""'), 4, "oidc[0].audience", "must be a text without spaces"),
     (OIDC + OIDC.replace("example", "test"), 6, "oidc[1].name", 'another one is called "corp"'),
     (OIDC + OIDC.replace("corp", "b"), 7, "oidc[1].issuer", "another provider has this issuer"),
-    (OIDC + "secret = 'x'", 5, "oidc[0].secret", "unknown key"),
+    (OIDC + "clientid = 'x'", 5, "oidc[0].clientid", "unknown key"),
+    (OIDC + "secret = 'x'", 5, "oidc[0].secret", "needs `login`"),
+    (OIDC + "login = 'http://tolsey.example'", 5, "oidc[0].login", "where browsers find the dashboard"),
+    (OIDC + "login = 'https://tolsey.example/x'", 5, "oidc[0].login", "without a path"),
     (POLICY, 5, "mint_policy[0].scope", "is missing"),
     (POLICY, 5, "mint_policy[0].lifetime", "is missing"),
     (

@@ -3,12 +3,14 @@
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.admins import admin_token
-from tests.gateways import Gateway, child_of, until
+from tests.gateways import Gateway, child_of, serving, until
+from tests.issuer import Issuer
 from tests.upstreams import Upstream
 
 CHROMIUM = shutil.which("chromium")
@@ -39,6 +41,23 @@ path = "/api/v1/talk"
 methods = ["GET"]
 upstream = "search"
 price = "0.5 USD"
+"""
+
+
+WITH_PROVIDER = """
+[[oidc]]
+name = "corp"
+issuer = "<issuer>"
+audience = "tolsey"
+login = "<here>"
+[[mint_policy]]
+name = "research"
+provider = "corp"
+claims = { groups = "research" }
+budget = "1 USD"
+scope = "/api/*"
+lifetime = "1h"
+actions = ["trail"]
 """
 
 
@@ -134,6 +153,27 @@ def test_keys_alone_open_the_tree(gateway: Gateway, page: Page) -> None:
     page.goto("/overview")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+
+
+def test_logging_in_with_a_provider(chromium: Browser, tmp_path: Path, upstream: Upstream) -> None:
+    """From the log-in page to the provider and back, with the cookies as a browser has them."""
+    issuer = Issuer()
+    issuer.person = {"groups": ["research"]}
+    with serving(tmp_path, CONFIG, port=upstream.port) as gateway:
+        text = gateway.file.read_text()
+        here = f"http://127.0.0.1:{gateway.admin_port}"
+        gateway.reload(text + WITH_PROVIDER.replace("<issuer>", issuer.url).replace("<here>", here))
+        context = chromium.new_context(base_url=here)
+        page = context.new_page()
+        page.goto("/tree")
+        page.get_by_role("link", name="Log in with corp").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Delegation tree")
+        assert issuer.forms[-1]["grant_type"] == "authorization_code"
+        page.get_by_role("button", name="Log out").click()
+        page.goto("/tree")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+        context.close()
+    issuer.close()
 
 
 def test_the_overview_keeps_itself_up_to_date(gateway: Gateway, page: Page) -> None:

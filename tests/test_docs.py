@@ -334,6 +334,7 @@ ENV = {
     "COLLECTOR_KEY": "k",
     "LND_INVOICE_MACAROON": "00",
     "ALERT_URL": "https://hooks.example/x",
+    "OIDC_SECRET": "k",
     "ALERT_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 }
 ALERTS = '[alerts]\nurl = "https://h.example"\nsecret = "${ALERT_SECRET}"\n'

@@ -247,7 +247,7 @@ class _Reader:
             payment = bind(payment, routes, lambda number, fault: tables[number].complain("offers", fault))
         models = read_models(document.tables("model", MAX_MODELS))
         mcp = read_mcp(document, names, mode=server.mode, host=server.host, env=self.env, sends=self.sends)
-        minting = read_minting(document, file.parent)
+        minting = read_minting(document, file.parent, self.env, sends=self.sends)
         alerts = read_alerts(document.table("alerts"), self.env, sends=self.sends)
         document.done()
         warnings = () if self.problems.in_order() else overlaps(routes, str(file.name))

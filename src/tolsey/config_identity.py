@@ -1,13 +1,15 @@
 """What in `tolsey.toml` is about people and workloads that mint by policy: `[[oidc]]` and `[[mint_policy]]`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from tolsey import config_lines as lines
 from tolsey.admin.policy import Minting, MintPolicy, Provider, is_safe, placeholders
 from tolsey.config_lines import Table, shown, suggestion
+from tolsey.config_secrets import fill
 from tolsey.errors import CaveatInvalid
 from tolsey.token.admin_caveats import ACTIONS, parse_admin_caveat
 
@@ -19,13 +21,18 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _TEXT = re.compile(r"[\x21-\x7e]{1,512}", re.ASCII)
 
 
-def read_minting(document: Table, base: Path) -> Minting:
-    """Read every `[[oidc]]` and every `[[mint_policy]]`; relative paths are relative to `base`."""
-    providers = _providers(document, base)
+def read_minting(document: Table, base: Path, env: Mapping[str, str], *, sends: bool) -> Minting:
+    """Read every `[[oidc]]` and every `[[mint_policy]]`; relative paths are relative to `base`. Without `sends` no
+    secret is looked at.
+    """
+    providers = _providers(document, base, env, sends)
     return Minting(providers, _policies(document, providers))
 
 
-def _providers(document: Table, base: Path) -> tuple[Provider, ...]:
+def _providers(document: Table, base: Path, env: Mapping[str, str], sends: bool) -> tuple[Provider, ...]:
+    def secret(value: object) -> str:
+        return fill(lines.text(value), env) if sends else ""
+
     found: list[Provider] = []
     for table in document.tables("oidc", MAX_PROVIDERS):
         provider = Provider(
@@ -34,7 +41,11 @@ def _providers(document: Table, base: Path) -> tuple[Provider, ...]:
             audience=table.need("audience", _text, ""),
             shown=table.read("shown", _text, "sub"),
             ca=table.read("certificate", lines.file_in(base), None),
+            login=table.read("login", _dashboard, None),
+            secret=table.read("secret", secret, ""),
         )
+        if table.has("secret") and provider.login is None:
+            table.complain("secret", "is shown by those who log in: it needs `login`")
         table.done()
         if provider.issuer and provider.issuer in [each.issuer for each in found]:
             table.complain("issuer", "another provider has this issuer")
@@ -115,6 +126,13 @@ def _issuer(value: object) -> str:
     if not is_safe(issuer) or "?" in issuer or "#" in issuer:
         raise ValueError('must be the URL of a provider, "https://id.example", as its tokens have it in `iss`')
     return issuer
+
+
+def _dashboard(value: object) -> str:
+    url = _text(value).rstrip("/")
+    if not is_safe(url) or urlsplit(url).path or "?" in url or "#" in url:
+        raise ValueError('must be where browsers find the dashboard, "https://tolsey.example", without a path')
+    return url
 
 
 def _caveat(name: str) -> Callable[[object], str]:

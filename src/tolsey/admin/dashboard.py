@@ -1,4 +1,5 @@
-"""The dashboard: server-rendered pages on the admin listener, for whoever logs in with an admin token.
+"""The dashboard: server-rendered pages on the admin listener, for whoever logs in with an admin token or with a
+provider.
 
 Every page verifies the session's token again and asks it for the same action as the API does; what changes something is
 a form of this session's own, and an entry as over the API. Pages work without scripts; htmx opens the tree level by
@@ -19,11 +20,13 @@ from starlette.staticfiles import StaticFiles
 
 from tolsey.admin import acts, models, views
 from tolsey.admin.access import Admin, admin_of
+from tolsey.admin.identity import IdentityExpired
 from tolsey.admin.office import Office
 from tolsey.admin.pages import Pages
 from tolsey.admin.problems import CODES, Refused, Wrong
 from tolsey.admin.receipts import Receipt, receipt_of
 from tolsey.admin.sessions import LONGEST_SECONDS, Session, Sessions
+from tolsey.admin.signing_in import BEGUN, MOST_SECONDS, SigningIn
 from tolsey.errors import STATUSES, Refusal, TolseyError
 from tolsey.ledger.report import OBSERVE, Groups
 from tolsey.ledger.windows import HOUR
@@ -70,6 +73,7 @@ class Dashboard:
     def __init__(self, office: Office) -> None:
         self._office = office
         self._sessions = Sessions(office.now)
+        self._signing_in = SigningIn(office)
         self._pages = Pages(HERE / "templates")
 
     def application(self) -> Starlette:
@@ -78,6 +82,8 @@ class Dashboard:
         routes = [
             Route("/", self._home),
             Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/login/{provider}", self._sign_in),
+            Route("/login/{provider}/done", self._signed_in),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/overview", page("report", self._overview)),
             Route("/tree", page("trail", self._tree)),
@@ -113,24 +119,59 @@ class Dashboard:
         return RedirectResponse("/overview", 303)
 
     async def _login(self, request: Request) -> Response:
-        onward = request.query_params.get("to", "/overview")
-        # A path of ours and nothing else: `//host` would lead away.
-        onward = onward if onward.startswith("/") and not onward.startswith(("//", "/\\")) else "/overview"
+        onward = _onward(request)
         if request.method == "GET":
-            return self._pages.page("login.html", to=onward, problem=None)
+            return self._login_page(onward)
         _check_origin(request)
         token = _fields(await request.body()).get("token", "").strip()
         try:
             await admin_of(self._office, token, _peer(request), None)
         except Refused as error:
-            return self._pages.page("login.html", 401, to=onward, problem=error.refusal.detail)
+            return self._login_page(onward, error.refusal.detail)
         except TolseyError as error:
-            return self._pages.page("login.html", 401, to=onward, problem=error.detail)
+            return self._login_page(onward, error.detail)
         answer = RedirectResponse(onward, 303)
+        self._open(request, answer, token)
+        return answer
+
+    def _login_page(self, onward: str, problem: str | None = None) -> Response:
+        status = 200 if problem is None else 401
+        return self._pages.page(
+            "login.html", status, to=onward, problem=problem, providers=self._signing_in.providers()
+        )
+
+    def _open(self, request: Request, answer: Response, token: str) -> None:
+        """Log a browser in with its answer."""
         secure = request.headers.get("x-forwarded-proto") == "https"
         answer.set_cookie(
             COOKIE, self._sessions.open(token), max_age=LONGEST_SECONDS, httponly=True, samesite="strict", secure=secure
         )
+
+    async def _sign_in(self, request: Request) -> Response:
+        onward = _onward(request)
+        try:
+            where, browser = await self._signing_in.begin(request.path_params["provider"], onward)
+        except TolseyError as error:
+            return self._login_page(onward, error.detail)
+        answer = RedirectResponse(where, 303)
+        secure = request.headers.get("x-forwarded-proto") == "https"
+        # Lax, as it must come along when the provider sends the browser back.
+        answer.set_cookie(
+            BEGUN, browser, max_age=MOST_SECONDS, path="/login", httponly=True, samesite="lax", secure=secure
+        )
+        return answer
+
+    async def _signed_in(self, request: Request) -> Response:
+        try:
+            token, onward = await self._signing_in.end(request.path_params["provider"], request)
+        except Refused as error:
+            return self._login_page("/overview", error.refusal.detail)
+        except TolseyError as error:
+            return self._login_page("/overview", error.detail)
+        # The session's cookie is not sent with what another site has led to: this page leads on.
+        answer = self._pages.page("signed_in.html", to=onward)
+        self._open(request, answer, token)
+        answer.delete_cookie(BEGUN, path="/login")
         return answer
 
     async def _logout(self, request: Request) -> Response:
@@ -181,6 +222,9 @@ class Dashboard:
             return self._pages.problem(422, "This cannot be read", said)
         except TolseyError as error:
             code = error.wrong if isinstance(error, Wrong) else error.code
+            if isinstance(error, IdentityExpired):
+                self._sessions.close(request.cookies[COOKIE])
+                return _to_login(request)
             status, title = CODES.get(code, CODES["internal_error"])
             return self._pages.problem(status, title, error.detail)
 
@@ -345,6 +389,13 @@ class Dashboard:
 def _in_tree(snapshot: Snapshot, what: Callable[[views.Tree], Any]) -> Any:  # noqa: ANN401 - whatever `what` finds
     with snapshot:
         return what(views.Tree(snapshot))
+
+
+def _onward(request: Request) -> str:
+    """The path that somebody was going to."""
+    onward = request.query_params.get("to", "/overview")
+    # A path of ours and nothing else: `//host` would lead away.
+    return onward if onward.startswith("/") and not onward.startswith(("//", "/\\")) else "/overview"
 
 
 def _whole(text: str) -> int:

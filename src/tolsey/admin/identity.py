@@ -12,8 +12,8 @@ import binascii
 import json
 import ssl
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ from tolsey.errors import TokenForged, TokenMalformed, TolseyError
 from tolsey.token.caveats import SECOND
 
 if TYPE_CHECKING:
+    import httpx
     from joserfc.jwk import Key
 
 ALGORITHMS: Final = (
@@ -191,52 +192,67 @@ class _Keys:
             if not self._is_old(self._tried, AGAIN_SECONDS):
                 return
             self._tried = self._now()
-            with suppress(_Unfit, TimeoutError):
+            with suppress(Unfit, TimeoutError):
                 async with asyncio.timeout(FETCH_SECONDS):
                     self._found = await fetch_keys(self._provider.issuer, self._provider.ca)
                 self._fetched = self._now()
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """What a provider answers is of no use."""
 
 
 async def fetch_keys(issuer: str, ca: Path | None) -> "dict[str | None, Key]":
-    """The signing keys of a provider. Raises `_Unfit`."""
+    """The signing keys of a provider. Raises `Unfit`."""
+    async with asking(ca) as client:
+        return read_keys(await ask(client, (await discover(client, issuer))("jwks_uri")))
+
+
+@asynccontextmanager
+async def asking(ca: Path | None) -> "AsyncIterator[httpx.AsyncClient]":
+    """A client for a provider, trusted by the certificate in `ca`. Whatever goes wrong there raises `Unfit`."""
     import httpx
 
     try:
         trust: ssl.SSLContext | bool = True if ca is None else ssl.create_default_context(cafile=ca)
-    except OSError:
-        raise _Unfit from None
-    try:
         async with httpx.AsyncClient(verify=trust, timeout=FETCH_SECONDS, follow_redirects=False) as client:
-            document = await _get(client, issuer.rstrip("/") + DISCOVERY)
-            if document.get("issuer") != issuer:
-                raise _Unfit
-            where = document.get("jwks_uri")
-            if not isinstance(where, str) or not is_safe(where):
-                raise _Unfit
-            return read_keys(await _get(client, where))
+            yield client
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
-        raise _Unfit from None
+        raise Unfit from None
 
 
-async def _get(client: Any, url: str) -> dict[str, Any]:  # noqa: ANN401 - httpx is imported where it is used
+async def discover(client: "httpx.AsyncClient", issuer: str) -> Callable[[str], str]:
+    """What finds the URLs in a provider's document. Both raise `Unfit`."""
+    document = await ask(client, issuer.rstrip("/") + DISCOVERY)
+    if document.get("issuer") != issuer:
+        raise Unfit
+
+    def find(name: str) -> str:
+        where = document.get(name)
+        if not isinstance(where, str) or not is_safe(where):
+            raise Unfit
+        return where
+
+    return find
+
+
+async def ask(client: "httpx.AsyncClient", url: str, form: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A document of a provider, in answer to a form if there is one. Raises `Unfit`."""
     body = b""
-    async with client.stream("GET", url, headers={"Accept": "application/json"}) as answer:
+    method = "GET" if form is None else "POST"
+    async with client.stream(method, url, headers={"Accept": "application/json"}, data=form) as answer:
         if answer.status_code != 200:
-            raise _Unfit
+            raise Unfit
         async for piece in answer.aiter_bytes():
             body += piece
             if len(body) > MAX_DOCUMENT:
-                raise _Unfit
+                raise Unfit
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise _Unfit
+        raise Unfit
     return found
 
 
@@ -249,7 +265,7 @@ def read_keys(document: Mapping[str, object]) -> "dict[str | None, Key]":
 
     entries = document.get("keys")
     if not isinstance(entries, list):
-        raise _Unfit
+        raise Unfit
     found: dict[str | None, Key] = {}
     for entry in entries[:MAX_KEYS]:
         if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use") == "enc":

@@ -7,7 +7,7 @@ so what is minted altogether is bounded by the same accounts as for anybody who 
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,8 @@ _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 class Provider:
     """An OpenID Connect provider. `issuer` is what its tokens say and where it is found, `audience` whom they must be
     for; `shown` is the claim that entries call a caller by; `ca` is the file of the certificate that it is trusted by.
+    People log in to the dashboard with it where `login` is there, the URL at which their browsers find the dashboard;
+    `secret` is what this gateway shows the provider then, as the client `audience`, "" for a public client.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Provider:
     audience: str
     shown: str
     ca: Path | None
+    login: str | None = None
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
