@@ -10,22 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from tests.admins import CONFIG as OF_BOTH
 from tests.gateways import Gateway, serving
 from tests.issuer import Issuer
 from tests.upstreams import Upstream
 from tolsey.admin import signing_in
 
-CONFIG = """
-[server]
-mode = "enforce"
-[[upstream]]
-name = "search"
-url = "http://127.0.0.1:<port>"
-[[route]]
-path = "/api/v1/search"
-methods = ["GET"]
-upstream = "search"
-price = "0.01 USD"
+CONFIG = (
+    OF_BOTH
+    + """
 [[oidc]]
 name = "corp"
 issuer = "<issuer>"
@@ -45,6 +38,7 @@ scope = "/api/v1/*"
 lifetime = "24h"
 actions = ["mint", "trail"]
 """
+)
 SECRET = "client-secret-of-the-tests"
 ALICE: dict[str, Any] = {"groups": ["research"]}
 
