@@ -64,7 +64,7 @@ class Issuer:
             def do_POST(self) -> None:
                 form = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 issuer.asked.append(self.path)
-                issuer.forms.append(dict(parse_qsl(form)))
+                issuer.forms.append({**dict(parse_qsl(form)), "shown": self.headers.get("Authorization", "")})
                 found = issuer.answers.get(self.path) or issuer.exchange(issuer.forms[-1])
                 status, body = found() if callable(found) else found
                 self.send_response(status)

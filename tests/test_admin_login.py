@@ -2,6 +2,7 @@
 
 import re
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from html import unescape
 from typing import Any
@@ -109,7 +110,7 @@ def test_alice_logs_in_and_sees_what_her_policy_allows(browser: Browser, issuer:
     assert "samesite=strict" in answer.headers["set-cookie"].lower()
     assert browser.http.get("/tree").status_code == 200
     assert browser.http.get("/holds").status_code == 403, "her policy does not name it"
-    assert issuer.forms[-1]["client_secret"] == SECRET
+    assert issuer.forms[-1]["shown"] == f"Basic {b64encode(f'tolsey:{SECRET}'.encode()).decode()}"
     code = issuer.forms[-1]["code"]
     written = gateway.said() + gateway.out.read_text()
     assert [word for word in (SECRET, code, issuer.forms[-1]["code_verifier"]) if word in written] == []
@@ -165,7 +166,10 @@ def test_what_a_provider_may_answer(browser: Browser, issuer: Issuer) -> None:
     issuer.answers.clear()
     assert "'nobody'" in said(browser.http.get("/login/nobody"))
     assert "'plain'" in said(browser.http.get("/login/plain"))
-    for onward in ("//evil.example", "https://evil.example", "/\\evil.example"):
+    for onward in (
+        *("//evil.example", "https://evil.example", "/\\evil.example"),
+        *("/%09evil.example", "/%0aevil.example", "/%E2%80%AEevil.example", "/%20/evil.example"),
+    ):
         answer = browser.back(issuer.authorize(browser.begin(f"/login/corp?to={onward}"), **ALICE))
         assert 'content="0; url=/overview"' in answer.text
 

@@ -251,6 +251,13 @@ def test_keys_are_changed_also_where_the_ledger_cannot_say_so(config: Path) -> N
     assert old not in [key["id"] for key in answer("keys", "list", *c)["keys"]]
 
 
+@pytest.mark.parametrize("reason", ["x" * 501, "two\nlines", "\x1b[2J"])
+def test_a_reason_is_one_short_line(config: Path, reason: str) -> None:
+    status, _, err = invoke("keys", "rotate", "-c", str(config), "--reason", reason)
+    assert (status, "one line of at most 500 characters" in err) == (2, True)
+    assert len(answer("keys", "list", "-c", str(config))["keys"]) == 2
+
+
 def test_what_keys_say_to_people(config: Path) -> None:
     c = ("-c", str(config))
     old = answer("keys", "list", *c)["keys"][0]["id"]

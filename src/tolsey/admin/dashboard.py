@@ -394,8 +394,9 @@ def _in_tree(snapshot: Snapshot, what: Callable[[views.Tree], Any]) -> Any:  # n
 def _onward(request: Request) -> str:
     """The path that somebody was going to."""
     onward = request.query_params.get("to", "/overview")
-    # A path of ours and nothing else: `//host` would lead away.
-    return onward if onward.startswith("/") and not onward.startswith(("//", "/\\")) else "/overview"
+    # A path of ours and nothing else: `//host` would lead away, and so would what browsers make that of.
+    plain = onward.isascii() and onward.isprintable() and not set(onward) & set("\\ ")
+    return onward if plain and onward.startswith("/") and not onward.startswith("//") else "/overview"
 
 
 def _whole(text: str) -> int:

@@ -236,11 +236,18 @@ async def discover(client: "httpx.AsyncClient", issuer: str) -> Callable[[str], 
     return find
 
 
-async def ask(client: "httpx.AsyncClient", url: str, form: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A document of a provider, in answer to a form if there is one. Raises `Unfit`."""
+async def ask(
+    client: "httpx.AsyncClient",
+    url: str,
+    form: Mapping[str, str] | None = None,
+    shown: tuple[str, str] | None = None,
+) -> dict[str, Any]:
+    """A document of a provider, in answer to a form if there is one; `shown` are a client's id and secret. Raises
+    `Unfit`.
+    """
     body = b""
     method = "GET" if form is None else "POST"
-    async with client.stream(method, url, headers={"Accept": "application/json"}, data=form) as answer:
+    async with client.stream(method, url, headers={"Accept": "application/json"}, data=form, auth=shown) as answer:
         if answer.status_code != 200:
             raise Unfit
         async for piece in answer.aiter_bytes():

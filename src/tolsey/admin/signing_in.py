@@ -102,7 +102,9 @@ class SigningIn:
             raise LoginFailed(f"the provider {name} says: {answer.get('error', 'nothing')[:64]}")
         token = await self._exchange(provider, _back(dashboard, name), answer["code"], begun.verifier)
         _, claims = await self._office.identities.verify(token, [provider])
-        if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), begun.nonce.encode("ascii")):
+        if not hmac.compare_digest(
+            str(claims.get("nonce", "")).encode("utf-8", "surrogatepass"), begun.nonce.encode("ascii")
+        ):
             raise TokenForged("the identity token is not of this log-in")
         audience = claims.get("aud")
         if isinstance(audience, list) and len(audience) > 1 and claims.get("azp") != provider.audience:
@@ -134,13 +136,13 @@ class SigningIn:
             "client_id": provider.audience,
             "code_verifier": verifier,
         }
-        if provider.secret:
-            form["client_secret"] = provider.secret
+        # What every provider takes (RFC 6749, 2.3.1).
+        shown = (quote(provider.audience, safe=""), quote(provider.secret, safe="")) if provider.secret else None
         token: object = None
         with suppress(Unfit, TimeoutError):
             find = await self._endpoints(provider)
             async with asyncio.timeout(FETCH_SECONDS), asking(provider.ca) as client:
-                token = (await ask(client, find("token_endpoint"), form)).get("id_token")
+                token = (await ask(client, find("token_endpoint"), form, shown)).get("id_token")
         if not isinstance(token, str):
             raise LoginFailed(f"the provider {provider.name} gave no identity token for this log-in")
         return token

@@ -50,9 +50,20 @@ Caveats = Annotated[
 ]
 
 
+MAX_REASON: Final = 500
+"""The longest reason, in characters, as over the admin API."""
+
+
 def _said(reason: str) -> str:
     if not reason.strip():
         raise UsageError("--reason is empty")
+    return line_of(reason)
+
+
+def line_of(reason: str) -> str:
+    """A reason as it is written into the ledger: one line, and not too long. Raises `UsageError`."""
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        raise UsageError(f"--reason is one line of at most {MAX_REASON} characters")
     return reason.strip()
 
 
