@@ -92,6 +92,7 @@ def test_one_gets_in_with_an_admin_token_alone(gateway: Gateway) -> None:
 
 def test_one_is_only_led_on_within_the_dashboard(gateway: Gateway) -> None:
     led = {"/tree": "/tree", "//evil.example": "/overview", "https://evil.example": "/overview", "/\\evil": "/overview"}
+    led |= dict.fromkeys(("/\tevil.example", "/\nevil.example", "/\u202eevil.example"), "/overview")
     for to, onward in led.items():
         with Browser(gateway) as browser:
             answer = browser.http.post("/login", params={"to": to}, data={"token": admin_token(gateway)})
