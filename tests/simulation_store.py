@@ -286,7 +286,7 @@ class Database:
 
     def _write(self, books: Books, at: int, group: "Group", steps: list[Step]) -> None:
         rows = self.rows
-        rows.balances.update(books.dirty)
+        rows.balances.update(books.changed())
         for (key, start), stands in books.dirty_windows.items():
             rows.windows.setdefault(key, {})[start] = stands
         rows.rates.update(books.dirty_rates)

@@ -1,16 +1,22 @@
 """What the rules run on: accounts, their windows and holds, as far as a group of events touches them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from tolsey.ledger.events import Claimed, Entry, Key, Kind
 from tolsey.token.chain import Account
+from tolsey.units import MAX_NANO
 
 MOST_CHAINS: Final = 4096
 """Of how many chains the keys are remembered."""
 
 WindowKey = tuple[Key, int]
 """A window of an account: the account's key, and the instant at which the window begins."""
+
+
+Chains = dict[int, tuple[tuple[Account, ...], tuple[Key, ...]]]
+"""The keys of chains of accounts, by the identity of the tuple, which is kept here so that no other takes its place."""
 
 
 @dataclass(slots=True)
@@ -77,6 +83,35 @@ class Hold:
     annulled: bool = False
 
 
+class Standing:
+    """A chain whose accounts all exist and have no period, as it stands: what a call needs of it is at hand, and
+    nothing is looked up for each level of each call.
+
+    It has the very balances of the books, and says what is left by them; it is made anew where a limit changes.
+    """
+
+    __slots__ = ("_limited", "_limits", "balances", "by_key", "keys")
+
+    def __init__(self, keys: tuple[Key, ...], balances: Sequence[Balance]) -> None:
+        self.keys = keys
+        self.balances = tuple(balances)
+        self.by_key = dict(zip(keys, self.balances, strict=True))
+        limits = [b.account.limit for b in self.balances]
+        self._limits = [
+            (MAX_NANO if limit is None else limit + b.granted, b)
+            for limit, b in zip(limits, self.balances, strict=True)
+        ]
+        self._limited = [pair for pair, limit in zip(self._limits, limits, strict=True) if limit is not None]
+
+    def left(self) -> int:
+        """The least that one of the accounts can still pay; of one without a limit, what its sums have room for."""
+        return min([limit - b.spent - b.held for limit, b in self._limits])
+
+    def remaining(self) -> int | None:
+        """The least that is left on an account that has a limit, None where none has."""
+        return min([limit - b.spent - b.held for limit, b in self._limited], default=None)
+
+
 @dataclass(slots=True)
 class Books:
     """The part of the ledger that a group of events touches.
@@ -98,9 +133,44 @@ class Books:
     dirty_rates: dict[str, int] = field(default_factory=dict)
     dirty_claims: dict[tuple[str, str], Claimed | None] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
-    _chains: dict[int, tuple[tuple[Account, ...], tuple[Key, ...]]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _chains: Chains = field(default_factory=dict, compare=False, repr=False)
+    _standings: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
+    _touched: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
+
+    def forget(self) -> None:
+        """Drop what stands of the accounts."""
+        self.balances.clear()
+        self.windows.clear()
+        self.rates.clear()
+        self._standings.clear()
+
+    def touch(self, standing: Standing) -> None:
+        """All balances of a chain have changed."""
+        self._touched[id(standing)] = standing
+
+    def changed(self) -> dict[Key, Balance]:
+        """`dirty`, with what was only touched."""
+        for standing in self._touched.values():
+            self.dirty.update(standing.by_key)
+        self._touched.clear()
+        return self.dirty
+
+    def relimit(self) -> None:
+        """A limit has changed."""
+        self._standings.clear()
+
+    def stands(self, keys: tuple[Key, ...]) -> Standing | None:
+        """The chain with these very keys, None where it was not kept."""
+        standing = self._standings.get(id(keys))
+        return standing if standing is not None and standing.keys is keys else None
+
+    def keep(self, keys: tuple[Key, ...], balances: Sequence[Balance]) -> None:
+        """Keep a chain that was found to be there with all its accounts, if none of them has a period."""
+        if any(b.account.period is not None for b in balances):
+            return
+        if len(self._standings) >= MOST_CHAINS:
+            self._standings.clear()
+        self._standings[id(keys)] = Standing(keys, balances)
 
     def keys(self, accounts: tuple[Account, ...]) -> tuple[Key, ...]:
         """The keys of these accounts. The same tuple has the same keys: calls with one token share it, and to make the

@@ -9,6 +9,7 @@ An account with a period has one limit for each of its windows. A hold belongs t
 was reserved, whenever it is settled (RULES.md M10).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -96,10 +97,17 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         if claimed is not None and at - claimed.at < CLAIM_NS:
             # As it is now: a later event of the group may close it.
             return Repeated(event.claim, replace(claimed))
-    funds = _funds(books, event, chain, counters, at)
-    if not isinstance(funds, _Funds):
-        return funds
-    balances = funds.balances
+    standing = None if counters else books.stands(chain)
+    balances: Sequence[Balance]
+    if standing is not None and standing.left() >= event.amount:
+        balances, fresh = standing.balances, False
+    else:
+        funds = _funds(books, event, chain, counters, at)
+        if not isinstance(funds, _Funds):
+            return funds
+        balances, fresh = funds
+        if chain and not (counters or fresh):
+            books.keep(chain, balances)
     if balances and (leaf := balances[len(chain) - 1]).open >= MAX_OPEN_HOLDS:
         return TooManyHolds(leaf.account)
     tats = _within_rates(books, event.rates, at) if event.rates else {}
@@ -111,7 +119,7 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     if not balances:
         return Granted(event.hold, 0, None)
     leaf.open += 1
-    if funds.fresh:
+    if fresh:
         books.balances.update(zip(chain + counters, balances, strict=True))
     hold = books.holds[event.hold] = Hold(event.hold, chain, event.amount, owner, at, counters)
     _move(books, hold, event.amount, NANO, 0, 0)
@@ -131,16 +139,14 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
             event.until or None,
         )
     )
-    return Granted(event.hold, event.amount, funds.remaining)
+    remaining = _remaining(books, chain, at) if standing is None else standing.remaining()
+    return Granted(event.hold, event.amount, remaining)
 
 
 class _Funds(NamedTuple):
-    """Where the accounts of a reserve stand that could all pay for it, the least that is left on one that has a limit,
-    and whether one of them was opened for it.
-    """
+    """Where the accounts of a reserve stand that could all pay for it, and whether one of them was opened for it."""
 
     balances: list[Balance]
-    remaining: int | None
     fresh: bool
 
 
@@ -148,37 +154,19 @@ def _funds(
     books: Books, event: Reserve, chain: tuple[Key, ...], counters: tuple[Key, ...], at: int
 ) -> _Funds | Conflict | Shortfall:
     balances: list[Balance] = []
-    remaining: int | None = None
-    amount, stands, fresh = event.amount, books.balances, False
-    for key, account in zip(chain, event.accounts, strict=True):
-        balance = stands.get(key)
+    fresh = False
+    least = [event.amount] * len(chain) + [NANO] * len(counters)
+    for key, account, amount in zip(chain + counters, event.accounts + event.counters, least, strict=True):
+        balance = books.balances.get(key)
         if balance is None:
             balance = Balance(account)
             fresh = True
         elif balance.account is not account and balance.account != account:
             return Conflict(_OTHERWISE.format(account.id))
-        limit = account.limit
-        # As `_left` has it, without the cost of asking it for every level of every call.
-        if account.period is None:
-            left = (MAX_NANO if limit is None else limit + balance.granted) - balance.spent - balance.held - amount
-        else:
-            left = _left(books, balance, at) - amount
-        if left < 0:
-            return _shortfall(books, balance, at)
-        if limit is not None and (remaining is None or left < remaining):
-            remaining = left
-        balances.append(balance)
-    for key, account in zip(counters, event.counters, strict=True):
-        balance = stands.get(key)
-        if balance is None:
-            balance = Balance(account)
-            fresh = True
-        elif balance.account is not account and balance.account != account:
-            return Conflict(_OTHERWISE.format(account.id))
-        if _left(books, balance, at) < NANO:
+        if _left(books, balance, at) < amount:
             return _shortfall(books, balance, at)
         balances.append(balance)
-    return _Funds(balances, remaining, fresh)
+    return _Funds(balances, fresh)
 
 
 _OTHERWISE: Final = "account {} is in the ledger with another parent, unit, limit, period or label"
@@ -233,16 +221,31 @@ def _move(books: Books, hold: Hold, held: int, held_calls: int, spent: int, call
         _shift(books, hold.counters, hold.at, held_calls, calls * NANO, calls)
 
 
+_TOO_LITTLE: Final = "account {} holds less than its open holds, or has spent less than nothing"
+
+
 def _shift(books: Books, keys: tuple[Key, ...], reserved_at: int, held: int, spent: int, calls: int) -> None:
-    balances, dirty = books.balances, books.dirty
-    for key in keys:
-        balance = dirty[key] = balances[key]
-        balance.held += held
-        if spent or calls:
+    standing = books.stands(keys)
+    if standing is not None:
+        books.touch(standing)
+        if held > 0:
+            for balance in standing.balances:
+                balance.held += held
+            return
+        for balance in standing.balances:
+            balance.held += held
             balance.spent += spent
             balance.calls += calls
+            if balance.held < 0 or balance.spent < 0:
+                raise AssertionError(_TOO_LITTLE.format(balance.account.id))
+        return
+    for key in keys:
+        balance = books.dirty[key] = books.balances[key]
+        balance.held += held
+        balance.spent += spent
+        balance.calls += calls
         if balance.held < 0 or balance.spent < 0:
-            raise AssertionError(f"account {key} holds less than its open holds, or has spent less than nothing")
+            raise AssertionError(_TOO_LITTLE.format(balance.account.id))
         if balance.account.period is not None:
             at = (key, window(balance.account.period, reserved_at)[0])
             stands = books.windows.get(at)
@@ -357,6 +360,7 @@ def _grant(books: Books, event: Grant, at: int, owner: int) -> Outcome:
     purse.granted += event.amount
     if isinstance(purse, Balance):
         books.dirty[event.key] = purse
+        books.relimit()
     elif running is not None:
         books.windows[running] = books.dirty_windows[running] = purse
     books.entries.append(Entry(Kind.GRANT, at, None, event.key, event.amount, owner, event.note))

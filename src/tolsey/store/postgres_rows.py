@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.books import Balance, Books, Hold, Window, WindowKey
+from tolsey.ledger.books import Balance, Books, Chains, Hold, Window, WindowKey
 from tolsey.ledger.events import (
     RESOLUTIONS,
     Annul,
@@ -76,6 +76,7 @@ class Rows:
     def __init__(self) -> None:
         self._accounts: dict[Key, tuple[int, Account]] = {}
         self._holds: dict[str, Hold] = {}
+        self._chains: Chains = {}
         self.sealer = Sealer()
 
     def forget(self) -> None:
@@ -98,15 +99,18 @@ class Rows:
         """Lock and read everything that the events touch, in an open transaction. With `trusting`, a reserve's id is
         taken to be new and a hold of this process to be as it was left.
         """
-        group = Group(Books(), {})
-        holds = group.books.holds
+        group = Group(Books(_chains=self._chains), {})
+        holds, keys = group.books.holds, group.books.keys
         unknown: dict[str, None] = {}
         wanted: dict[Key, None] = {}
+        # By identity, as the same tuple has the same keys: calls with one token share it.
+        chains: dict[int, tuple[Key, ...]] = {}
         for event in events:
             match event:
                 case Reserve():
-                    wanted.update((account[:2], None) for account in event.accounts)
-                    wanted.update((account[:2], None) for account in event.counters)
+                    for accounts in (event.accounts, event.counters) if event.counters else (event.accounts,):
+                        chain = keys(accounts)
+                        chains[id(chain)] = chain
                     if not trusting:
                         unknown[event.hold] = None
                 case Open(account) | Pay(_, account):
@@ -121,7 +125,10 @@ class Rows:
                         unknown[event.hold] = None
                     else:
                         holds[event.hold] = known
-                        wanted.update((key, None) for key in known.chain + known.counters)
+                        chains[id(known.chain)] = known.chain
+                        chains[id(known.counters)] = known.counters
+        for chain in chains.values():
+            wanted.update(dict.fromkeys(chain))
         if unknown:
             wanted.update(await self._where_held(db, list(unknown)))
         await self._lock(db, group, wanted, clock)
@@ -278,7 +285,7 @@ class Rows:
         entries = books.entries
         sealed = await seal(db, self.sealer, entries, books.balances, config) if entries else []
         place, head = sealed[-1] if sealed else (None, None)
-        moved = [(group.numbers[key], b) for key, b in books.dirty.items()]
+        moved = [(group.numbers[key], b) for key, b in books.changed().items()]
         ((lives, closed, moved_to),) = await db.fetch(
             sql.WRITE,
             name,
@@ -310,7 +317,7 @@ class Rows:
         return True
 
     async def _open_accounts(self, db: Db, group: Group) -> None:
-        fresh = sorted((key, b) for key, b in group.books.dirty.items() if key not in group.numbers)
+        fresh = sorted((key, b) for key, b in group.books.changed().items() if key not in group.numbers)
         if not fresh:
             return
         entries = group.books.entries

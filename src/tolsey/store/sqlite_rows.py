@@ -139,10 +139,7 @@ class Rows:
 
     def forget(self, next_account: int) -> None:
         """Drop what was read of the accounts, since another process has written; the next new one gets this number."""
-        books = self.books
-        books.balances.clear()
-        books.windows.clear()
-        books.rates.clear()
+        self.books.forget()
         self._numbers.clear()
         self._loaded.clear()
         self._windows.clear()
@@ -304,7 +301,7 @@ class Rows:
         openers = openers_of(books.entries)
         opened: list[tuple[object, ...]] = []
         changed: list[tuple[int, ...]] = []
-        for key, b in books.dirty.items():
+        for key, b in books.changed().items():
             stands = (b.granted, b.spent, b.held, b.calls, b.open, b.observed)
             n = numbers.get(key)
             if n is not None:
