@@ -2,7 +2,9 @@
 with the levels of its chain, with the accounts and with the entries that are there.
 
 Every figure is a number of calls a second through the Book; a call is a reserve, durable before it counts, and its
-settle. The engines take turns, so that what disturbs the machine disturbs both.
+settle. Everything is filled first; then the cases take turns,
+and in each the engines, round after round, so that what disturbs the machine disturbs them all. Cases that are held
+against each other come one after the other.
 
 With many accounts `IN_USE` of them are called, as those of an afternoon among those of a year; where all are, most
 calls have one that nobody remembers, and read it.
@@ -31,7 +33,7 @@ LANES = 128
 """Calls at once in each process."""
 
 IN_USE = 1_000
-LEVELS = (1, 2, 4, 8, 16)
+LEVELS = (1, 16, 2, 4, 8)
 ACCOUNTS = (1_000, 100_000)
 MANY_ACCOUNTS = 1_000_000
 ENTRIES = (10_000, 1_000_000)
@@ -75,14 +77,14 @@ def version() -> str:
 
 def cases(quick: bool, large: bool) -> list[Case]:
     """All of them; the large ones take minutes to fill, and gigabytes."""
-    accounts = (100, 1_000) if quick else (*ACCOUNTS, *((MANY_ACCOUNTS,) if large else ()))
-    entries = (100, 1_000) if quick else (*ENTRIES, *((MANY_ENTRIES,) if large else ()))
+    accounts = (100, 1_000) if quick else (ACCOUNTS[0], *((MANY_ACCOUNTS,) if large else ()), ACCOUNTS[1])
+    entries = (100, 1_000) if quick else (ENTRIES[0], *((MANY_ENTRIES,) if large else ()), ENTRIES[1])
     return [
         Case("1 process"),
         Case("4 processes", processes=4),
         *(Case(_levels(levels), levels=levels) for levels in LEVELS),
         *(Case(_accounts(count), leaves=count, used=min(count, IN_USE), levels=2) for count in accounts),
-        Case(f"{accounts[1]:,} accounts, all in use", leaves=accounts[1], used=accounts[1], levels=2),
+        Case(f"{accounts[-1]:,} accounts, all in use", leaves=accounts[-1], used=accounts[-1], levels=2),
         *(Case(_entries(count), entries=count) for count in entries),
     ]
 
@@ -102,16 +104,18 @@ def _entries(count: int) -> str:
 def measure(*, quick: bool, large: bool, rounds: int, seconds: float) -> list[Run]:
     """Every case on both engines, so many rounds."""
     runs = []
-    with _server() as server:
-        for case in cases(quick, large):
-            with _filled(case, server) as places:
-                for number in range(1, rounds + 1):
-                    for engine in ENGINES:
-                        rate = _load(places[engine], case, f"{engine[:1]}{number}", seconds)
-                        print(
-                            f"bench: round {number} {case.title:16} {engine:10} {rate:9,.0f} calls/s", file=sys.stderr
-                        )
-                        runs.append(Run(number, case, engine, rate))
+    with _server() as server, contextlib.ExitStack() as stack:
+        filled = []
+        for count, case in enumerate(cases(quick, large)):
+            print(f"bench: filling the ledgers of {case.title}", file=sys.stderr)
+            filled.append((case, stack.enter_context(_filled(case, server, f"case{count}"))))
+        server.psql("CHECKPOINT")
+        for number in range(1, rounds + 1):
+            for case, places in filled:
+                for engine in ENGINES:
+                    rate = _load(places[engine], case, f"{engine[:1]}{number}", seconds)
+                    print(f"bench: round {number} {case.title:16} {engine:10} {rate:9,.0f} calls/s", file=sys.stderr)
+                    runs.append(Run(number, case, engine, rate))
     return runs
 
 
@@ -130,10 +134,11 @@ def _server() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _filled(case: Case, server: Server) -> Iterator[dict[str, str]]:
+def _filled(case: Case, server: Server, database: str) -> Iterator[dict[str, str]]:
     """A ledger of each engine with what the case wants to be there."""
     with scratch() as folder:
-        places = {"sqlite": str(folder / "ledger.db"), "postgresql": server.database()}
+        server.psql(f"CREATE DATABASE {database}")
+        places = {"sqlite": str(folder / "ledger.db"), "postgresql": server.url(database)}
         for place in places.values():
             _load(place, Case("", levels=case.levels), "first", 0.05)
         with contextlib.closing(sqlite3.connect(places["sqlite"])) as db:
@@ -143,9 +148,8 @@ def _filled(case: Case, server: Server) -> Iterator[dict[str, str]]:
                 db.execute(statement)
             db.commit()
         for statement in _fill(case, "WITH s (i) AS (SELECT generate_series(0, {}))"):
-            server.psql(f"SET search_path = tolsey; {statement}")
-        server.psql("VACUUM ANALYZE")
-        server.psql("CHECKPOINT")
+            server.psql(f"SET search_path = tolsey; {statement}", database)
+        server.psql("VACUUM ANALYZE", database)
         yield places
 
 
@@ -249,7 +253,7 @@ def _targets(runs: Sequence[Run]) -> Iterator[tuple[str, str, str]]:
     most = max(rate(runs, title, "postgresql") for title in ("1 process", "4 processes"))
     yield f"PostgreSQL at least {LEAST_RATE:,} reserves/s, each also settled", f"{most:,.0f}", _met(most >= LEAST_RATE)
     for one, many, limit in (
-        (_levels(LEVELS[0]), _levels(LEVELS[-1]), MOST_BY_LEVELS),
+        (_levels(LEVELS[0]), _levels(LEVELS[1]), MOST_BY_LEVELS),
         (_accounts(ACCOUNTS[0]), _accounts(MANY_ACCOUNTS), MOST_BY_SIZE),
         (_entries(ENTRIES[0]), _entries(MANY_ENTRIES), MOST_BY_SIZE),
     ):
