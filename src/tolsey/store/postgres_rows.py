@@ -177,7 +177,7 @@ class Rows:
                 self._remember(row)
         known = {found[0]: found[1] for key in wanted if (found := self._accounts.get(key)) is not None}
         asked = clock.local()
-        rows = await db.fetch(sql.LOCK, sorted(known))
+        rows = await db.fetch(sql.LOCK, sql.array(sorted(known)))
         group.at = clock.heard(asked, *rows[-1][7:9])
         group.last = rows[-1][9] or 0
         for n, granted, spent, held, calls, open_, observed, *_ in rows:
@@ -293,18 +293,18 @@ class Rows:
             group.at,
             config,
             *lines,
-            [n for n, _ in moved],
-            [b.granted for _, b in moved],
-            [b.spent for _, b in moved],
-            [b.held for _, b in moved],
-            [b.calls for _, b in moved],
-            [b.open for _, b in moved],
-            [b.observed for _, b in moved],
-            [each for _, each in sealed],
+            sql.array([n for n, _ in moved]),
+            sql.array([b.granted for _, b in moved]),
+            sql.array([b.spent for _, b in moved]),
+            sql.array([b.held for _, b in moved]),
+            sql.array([b.calls for _, b in moved]),
+            sql.array([b.open for _, b in moved]),
+            sql.array([b.observed for _, b in moved]),
+            b"".join([each for _, each in sealed]),
             0 if place is None else place - len(sealed),
             place,
             head,
-            group.closed,
+            sql.array(group.closed),
             group.at if are_of_calls(entries) else None,
         )
         if moved_to is not None:
@@ -330,7 +330,7 @@ class Rows:
         for n, id_, unit in await db.fetch(sql.NEW_ACCOUNTS, *map(list, columns), group.at, seen):
             group.numbers[id_, unit] = n
 
-    def _lines(self, group: Group) -> tuple[list[list[Any]], int]:
+    def _lines(self, group: Group) -> tuple[list[str], int]:
         """The entries, column by column, and how many open holds they close that were there before."""
         books, numbers, opened = group.books, group.numbers, group.opened
         known = 0
@@ -344,16 +344,17 @@ class Rows:
                 group.closed.append(entry.hold)
         held = [opened[e.hold].amount if e.kind is Kind.RESERVE and e.hold in opened else None for e in books.entries]
         entries = books.entries
-        return [
+        columns: list[list[Any]] = [
             [e.kind for e in entries],
-            [e.hold for e in entries],
+            [e.hold or "" for e in entries],
             [None if e.leaf is None else numbers[e.leaf] for e in entries],
             _any([None if e.counter is None else numbers[e.counter] for e in entries]),
             [e.amount for e in entries],
             _any([e.until for e in entries]),
             [e.note for e in entries],
             _any(held),
-        ], known
+        ]
+        return [sql.array(column) for column in columns], known
 
     async def _write_rest(self, db: Db, group: Group) -> None:
         books = group.books

@@ -1,9 +1,27 @@
 """The statements with which a group reads and writes its rows. Each finds its rows by an index, whatever their number.
 
-What comes in is an array for each column: a statement is prepared once, for any number of rows.
+What comes in is an array for each column: a statement is prepared once, for any number of rows. Those of every call
+come as text, as `array` writes it.
 """
 
+from collections.abc import Sequence
 from typing import Final
+
+
+def array(column: Sequence[str | int | None]) -> str:
+    """An array as PostgreSQL reads it. asyncpg asks of each value of a list whether it is an array too, which costs a
+    call more than its rules do.
+    """
+    if not column:
+        return "{}"
+    if not isinstance(column[0], str):
+        return "{" + ",".join(["NULL" if value is None else str(value) for value in column]) + "}"
+    texts = [value for value in column if isinstance(value, str)]
+    together = "".join(texts)
+    if '"' in together or "\\" in together:
+        texts = [text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+    return '{"' + '","'.join(texts) + '"}'
+
 
 KEYED: Final = """
     SELECT a.n, a.id, a.unit, a.parent, a.label, a."limit", a.period
@@ -33,7 +51,7 @@ LOCK: Final = """
     SELECT a.*, now_ns(), e.at, e.n FROM (SELECT 1) one
     LEFT JOIN (SELECT n, at FROM entry ORDER BY n DESC LIMIT 1) e ON true
     LEFT JOIN (
-        SELECT n, granted, spent, held, calls, open, observed FROM account WHERE n = ANY ($1::bigint[])
+        SELECT n, granted, spent, held, calls, open, observed FROM account WHERE n = ANY ($1::text::bigint[])
         ORDER BY n FOR NO KEY UPDATE
     ) a ON true
 """
@@ -82,15 +100,18 @@ WRITE: Final = """
         UPDATE owner SET latest = $1, entries = coalesce($22, entries), head = coalesce($23, head)
         WHERE n = $2 AND (ended_at IS NULL OR n = 0) RETURNING n
     ), line AS MATERIALIZED (
-        SELECT * FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
-            $11::text[], $12::bigint[], $20::bytea[]) WITH ORDINALITY
-            AS l (kind, hold, leaf, counter, amount, until, note, held, seal, place)
+        SELECT kind, nullif(hold, '') AS hold, leaf, counter, amount, until, note, held, place,
+            substring($20::bytea FROM 32 * (place::int - 1) + 1 FOR 32) AS seal
+        FROM unnest($5::text::text[], $6::text::text[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[],
+            $10::text::bigint[], $11::text::text[], $12::text::bigint[]) WITH ORDINALITY
+            AS l (kind, hold, leaf, counter, amount, until, note, held, place)
     ), moved AS (
         UPDATE account a
         SET granted = m.granted, spent = m.spent, held = m.held, calls = m.calls, open = m.open, observed = m.observed,
             seen_at = coalesce($25::bigint, a.seen_at)
-        FROM unnest($13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[],
-            $19::bigint[]) AS m (n, granted, spent, held, calls, open, observed)
+        FROM unnest($13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::text::bigint[],
+            $17::text::bigint[], $18::text::bigint[], $19::text::bigint[])
+            AS m (n, granted, spent, held, calls, open, observed)
         WHERE a.n = m.n
     ), written AS (
         INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal)
@@ -99,7 +120,7 @@ WRITE: Final = """
         INSERT INTO hold (id, leaf, counter, amount, owner, at, until)
         SELECT hold, leaf, counter, held, $2, $3, until FROM line WHERE held IS NOT NULL
     ), closed AS (
-        DELETE FROM hold WHERE id = ANY ($24::text[]) RETURNING 1
+        DELETE FROM hold WHERE id = ANY ($24::text::text[]) RETURNING 1
     )
     SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM closed), (SELECT moved_to FROM ledger)
 """
