@@ -32,11 +32,11 @@ from tests.tokens import (
 )
 from tolsey import Macaroon
 from tolsey.errors import DischargeMissing, TokenError, TokenForged, TokenMalformed
-from tolsey.token import caveats, chain
+from tolsey.token import caveats, chain, wire
 from tolsey.token.chain import ADMIN, CAPABILITY, Chain, clear
 from tolsey.token.macaroon import derive_key
-from tolsey.token.verifier import MEMORY_BYTES, Memory, Verifier
-from tolsey.token.wire import bytes_to_text
+from tolsey.token.verifier import MEMORY_BYTES, MOST_OF_ONE, MOST_PARENTS, Memory, Verifier
+from tolsey.token.wire import LIMITS, bytes_to_text
 
 
 def outcome(judge: Verifier, text: str) -> Chain | str:
@@ -102,6 +102,52 @@ def test_a_remembered_parent_saves_its_hmacs(monkeypatch: pytest.MonkeyPatch) ->
     assert digested == []
     judge.verify(child)
     assert set(digested) == {text.encode() for text in WORKER}
+
+
+def test_of_a_fresh_child_only_what_is_new_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first child shows that the parent is handed on; the others begin where it ends."""
+    parent = mint(*TEAM).attenuate(*SUBTASK)
+    judge = warm(parent)
+    taken: list[bytes] = []
+    real = wire.Caveat
+
+    def watch(cid: bytes, vid: bytes | None = None, location: bytes | None = None) -> wire.Caveat:
+        taken.append(cid)
+        return real(cid, vid, location)
+
+    monkeypatch.setattr(wire, "Caveat", watch)
+    counts = []
+    for number in range(3):
+        child = parent.attenuate(f"label = child-{number} n", "budget = 1 USD")
+        text, expected = child.to_text(), chain_of(child)
+        taken.clear()
+        assert judge.verify(text) == expected
+        counts.append(len(taken))
+    assert counts == [len(TEAM) + len(SUBTASK) + 2, 2, 2]
+
+
+def test_the_parents_at_hand_are_bounded() -> None:
+    judge = verifier()
+    for number in range(2 * MOST_PARENTS):
+        root = mint(*TEAM, nonce=f"{number:022}")
+        for level in range(2 * MOST_OF_ONE):
+            parent = root.attenuate(f"label = level-{level} n")
+            for child in (parent, parent, parent.attenuate("label = leaf n")):
+                judge.verify(child.to_text())
+    at_hand = judge.memory._parents.values()
+    assert len(at_hand) == MOST_PARENTS
+    assert {len(each) for each in at_hand} == {MOST_OF_ONE}
+
+
+def test_caveats_behind_a_parent_count_with_its_own() -> None:
+    parent = mint(*TEAM).attenuate(*SUBTASK)
+    judge = warm(parent)
+    judge.verify(parent.attenuate("label = first n").to_text())
+    room = LIMITS.caveats - len(parent.caveats) - 1
+    for more in (room, room + 1):
+        child = parent.attenuate("label = child n", *["purpose = x"] * more)
+        assert outcome(judge, child.to_text()) == outcome(verifier(), child.to_text())
+        assert isinstance(outcome(judge, child.to_text()), Chain) is (more == room)
 
 
 def test_a_token_that_failed_leaves_nothing_behind() -> None:

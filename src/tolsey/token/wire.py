@@ -59,6 +59,13 @@ class Fields(NamedTuple):
     ends: tuple[int, ...] = ()
 
 
+class Prefix(NamedTuple):
+    """How much of a v2 macaroon there is before: so many bytes, up to the end of so many caveats."""
+
+    bytes: int
+    caveats: int
+
+
 def text_to_parts(text: str, limits: Limits = LIMITS) -> list[bytes]:
     """Decode a token's text: one base64 text, or several separated by commas (a token and its discharges)."""
     if len(text) > limits.token_bytes * 4 // 3 + (limits.discharges + 1) * (len(TEXT_PREFIX) + 5):
@@ -87,8 +94,11 @@ def bytes_to_text(data: bytes) -> str:
     return TEXT_PREFIX + base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def parse(data: bytes, limits: Limits = LIMITS) -> list[Fields]:
-    """Take apart `data`: one v1 macaroon, or v2 macaroons one after another (a token and its discharges)."""
+def parse(data: bytes, limits: Limits = LIMITS, prefix: Prefix | None = None) -> list[Fields]:
+    """Take apart `data`: one v1 macaroon, or v2 macaroons one after another (a token and its discharges).
+
+    `prefix` is what of the first one was taken apart before; its fields then have what comes behind that alone.
+    """
     if len(data) > limits.token_bytes:
         raise TokenMalformed(f"a token has at most {limits.token_bytes} bytes, this has {len(data)}")
     if not data:
@@ -100,7 +110,7 @@ def parse(data: bytes, limits: Limits = LIMITS) -> list[Fields]:
     while at < len(data):
         if len(found) > limits.discharges:
             raise TokenMalformed(f"a token has at most {limits.discharges} discharges")
-        fields, at = _parse_v2(data, at, limits)
+        fields, at = _behind(data, prefix, limits) if prefix is not None and not found else _parse_v2(data, at, limits)
         found.append(fields)
     return found
 
@@ -175,6 +185,12 @@ def _parse_v2(data: bytes, at: int, limits: Limits) -> tuple[Fields, int]:
     head, at = _section(data, at + 1)
     if _TAG_IDENTIFIER not in head or _TAG_VID in head:
         raise TokenMalformed("the token's identifier is missing or misplaced")
+    fields, at = _behind(data, Prefix(at, 0), limits)
+    return fields._replace(location=head.get(_TAG_LOCATION, b""), identifier=head[_TAG_IDENTIFIER]), at
+
+
+def _behind(data: bytes, prefix: Prefix, limits: Limits) -> tuple[Fields, int]:
+    at = prefix.bytes
     ends = [at]
     caveats: list[Caveat] = []
     while True:
@@ -187,7 +203,7 @@ def _parse_v2(data: bytes, at: int, limits: Limits) -> tuple[Fields, int]:
         location = section.get(_TAG_LOCATION)
         if cid is None or vid == b"" or (vid is None and location is not None):
             raise TokenMalformed("a caveat lacks its identifier, or has an empty verification id or a stray location")
-        _check_caveat(len(caveats), cid, vid, limits)
+        _check_caveat(prefix.caveats + len(caveats), cid, vid, limits)
         caveats.append(Caveat(cid, vid, location))
         ends.append(at)
     if at >= len(data) or data[at] != _TAG_SIGNATURE:
@@ -195,7 +211,7 @@ def _parse_v2(data: bytes, at: int, limits: Limits) -> tuple[Fields, int]:
     signature, at = _value(data, at + 1)
     if len(signature) != 32:
         raise TokenMalformed("a signature has 32 bytes")
-    return Fields(head.get(_TAG_LOCATION, b""), head[_TAG_IDENTIFIER], tuple(caveats), signature, tuple(ends)), at
+    return Fields(b"", b"", tuple(caveats), signature, tuple(ends)), at
 
 
 def _check_caveat(count: int, cid: bytes, vid: bytes | None, limits: Limits) -> None:
