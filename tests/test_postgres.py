@@ -58,7 +58,7 @@ async def test_holds_are_found_by_their_ids_however_few_there_were(gateways: Gat
     plan = await session.db.fetch(f"EXPLAIN EXECUTE group_of_events ({', '.join(['NULL'] * 25)})")
     lines = [row[0] for row in plan]
     (at,) = [number for number, line in enumerate(lines) if "on hold" in line and "Scan" in line]
-    assert "Index Cond: (id = ANY ($24))" in lines[at + 1]
+    assert "Index Cond: (id = ANY " in lines[at + 1]
     await session.db.close()
 
 

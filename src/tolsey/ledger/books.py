@@ -107,8 +107,12 @@ class Standing:
         """The least that one of the accounts can still pay; of one without a limit, what its sums have room for."""
         return min([limit - b.spent - b.held for limit, b in self._limits])
 
-    def remaining(self) -> int | None:
-        """The least that is left on an account that has a limit, None where none has."""
+    def hold(self, amount: int) -> int | None:
+        """Hold an amount that all can pay. Returns the least that is left on an account that has a limit, None where
+        none has.
+        """
+        for balance in self.balances:
+            balance.held += amount
         return min([limit - b.spent - b.held for limit, b in self._limited], default=None)
 
 
@@ -135,6 +139,7 @@ class Books:
     entries: list[Entry] = field(default_factory=list)
     _chains: Chains = field(default_factory=dict, compare=False, repr=False)
     _standings: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
+    _seen_once: dict[int, tuple[Key, ...]] = field(default_factory=dict, compare=False, repr=False)
     _touched: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
 
     def forget(self) -> None:
@@ -165,7 +170,14 @@ class Books:
         return standing if standing is not None and standing.keys is keys else None
 
     def keep(self, keys: tuple[Key, ...], balances: Sequence[Balance]) -> None:
-        """Keep a chain that was found to be there with all its accounts, if none of them has a period."""
+        """Keep a chain that was found to be there with all its accounts for the second time, if none of them has a
+        period.
+        """
+        if self._seen_once.get(id(keys)) is not keys:
+            if len(self._seen_once) >= MOST_CHAINS:
+                self._seen_once.clear()
+            self._seen_once[id(keys)] = keys
+            return
         if any(b.account.period is not None for b in balances):
             return
         if len(self._standings) >= MOST_CHAINS:

@@ -122,7 +122,12 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     if fresh:
         books.balances.update(zip(chain + counters, balances, strict=True))
     hold = books.holds[event.hold] = Hold(event.hold, chain, event.amount, owner, at, counters)
-    _move(books, hold, event.amount, NANO, 0, 0)
+    if standing is None:
+        _move(books, hold, event.amount, NANO, 0, 0)
+        remaining = _remaining(books, chain, at)
+    else:
+        books.touch(standing)
+        remaining = standing.hold(event.amount)
     if event.claim is not None:
         hold.claim = event.claim[:2]
         books.claims[hold.claim] = books.dirty_claims[hold.claim] = Claimed(event.claim, event.hold, at)
@@ -139,7 +144,6 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
             event.until or None,
         )
     )
-    remaining = _remaining(books, chain, at) if standing is None else standing.remaining()
     return Granted(event.hold, event.amount, remaining)
 
 
@@ -228,10 +232,6 @@ def _shift(books: Books, keys: tuple[Key, ...], reserved_at: int, held: int, spe
     standing = books.stands(keys)
     if standing is not None:
         books.touch(standing)
-        if held > 0:
-            for balance in standing.balances:
-                balance.held += held
-            return
         for balance in standing.balances:
             balance.held += held
             balance.spent += spent

@@ -333,25 +333,29 @@ class Rows:
     def _lines(self, group: Group) -> tuple[list[str], int]:
         """The entries, column by column, and how many open holds they close that were there before."""
         books, numbers, opened = group.books, group.numbers, group.opened
+        if not books.entries:
+            return ["{}"] * 8, 0
         known = 0
-        for entry in books.entries:
-            if entry.hold is None:
+        held: list[int | None] = []
+        kinds, _, holds, leaves, amounts, _, notes, counters, untils = zip(*books.entries, strict=True)
+        for kind, hold in zip(kinds, holds, strict=True):
+            if hold is None:
                 continue
-            if entry.kind is Kind.RESERVE:
-                opened[entry.hold] = books.holds[entry.hold]
-            elif entry.kind in RESOLUTIONS:
-                known += opened.pop(entry.hold, None) is None
-                group.closed.append(entry.hold)
-        held = [opened[e.hold].amount if e.kind is Kind.RESERVE and e.hold in opened else None for e in books.entries]
-        entries = books.entries
-        columns: list[list[Any]] = [
-            [e.kind for e in entries],
-            [e.hold or "" for e in entries],
-            [None if e.leaf is None else numbers[e.leaf] for e in entries],
-            _any([None if e.counter is None else numbers[e.counter] for e in entries]),
-            [e.amount for e in entries],
-            _any([e.until for e in entries]),
-            [e.note for e in entries],
+            if kind is Kind.RESERVE:
+                opened[hold] = books.holds[hold]
+            elif kind in RESOLUTIONS:
+                known += opened.pop(hold, None) is None
+                group.closed.append(hold)
+        for kind, hold in zip(kinds, holds, strict=True):
+            held.append(opened[hold].amount if kind is Kind.RESERVE and hold in opened else None)
+        columns: list[Sequence[Any]] = [
+            kinds,
+            [hold or "" for hold in holds],
+            [None if leaf is None else numbers[leaf] for leaf in leaves],
+            _any([None if counter is None else numbers[counter] for counter in counters]),
+            amounts,
+            _any(untils),
+            notes,
             _any(held),
         ]
         return [sql.array(column) for column in columns], known
@@ -396,9 +400,9 @@ class Rows:
         await db.execute(sql.PURGE_CLAIMS, group.at - CLAIM_NS, IN_PASSING)
 
 
-def _any(column: list[int | None]) -> list[int | None]:
+def _any(column: Sequence[int | None]) -> Sequence[int | None]:
     """The column, or nothing where nothing is in it: `unnest` fills it up with NULL, and each value would cost."""
-    return column if column.count(None) < len(column) else []
+    return column if column.count(None) < len(column) else ()
 
 
 async def standing(db: Db, accounts: Sequence[Account], at: int) -> list[Balance]:
