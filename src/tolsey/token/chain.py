@@ -19,6 +19,7 @@ from tolsey.token.caveats import (
     CONDITIONS,
     BudgetCaveat,
     Calls,
+    Condition,
     Depth,
     Expires,
     Label,
@@ -162,6 +163,16 @@ class Chain:
     tags: "tuple[TagAt, ...]" = ()
     _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
     _charges: dict[str, Charge] = field(default_factory=dict, repr=False, compare=False)
+    _conditions: "list[Conditions | None]" = field(default_factory=list, repr=False, compare=False)
+
+    def conditions(self) -> "Conditions | None":
+        """What decides whether the chain allows a call, without what says the same again; None where it allows none,
+        and the first time, as a token that is shown once is not worth it.
+        """
+        known = self._conditions
+        if len(known) < 2:
+            known.append(_conditions(self) if known else None)
+        return known[-1]
 
     def purse(self, unit: str) -> tuple[Account, ...]:
         """Every account that a call priced in `unit` is charged to, root first; empty if no budget is in that unit.
@@ -398,11 +409,45 @@ class Clearance(NamedTuple):
         return Charge((), chain.counters, chain.rates)
 
 
+class Conditions(NamedTuple):
+    """All that must hold for a call: no equal conditions, and of several ends only the first. Which Link it is that
+    refuses they do not say.
+    """
+
+    conditions: tuple[Condition, ...]
+    max_prices: tuple[Term, ...]
+
+    def allow(self, call: Call) -> bool:
+        """Whether all of them allow `call`."""
+        return all(condition.refusal(call) is None for condition in self.conditions)
+
+
+def _conditions(chain: Chain) -> Conditions | None:
+    ends: list[Expires] = []
+    others: list[Condition] = []
+    max_prices: list[Term] = []
+    for term in chain.terms:
+        meaning = term.meaning
+        if isinstance(meaning, Expires):
+            ends.append(meaning)
+        elif isinstance(meaning, CONDITIONS):
+            others.append(meaning)
+        elif isinstance(meaning, MaxPrice):
+            max_prices.append(term)
+        elif not (isinstance(meaning, Depth) and len(chain.links) - 1 - term.link <= meaning.links):
+            return None
+    first = [min(ends, key=lambda end: end.at)] if ends else []
+    return Conditions((*first, *dict.fromkeys(others)), tuple(max_prices))
+
+
 def clear(chain: Chain, call: Call, leaving: tuple[type, ...] = ()) -> Clearance | Refusal:
     """Ask every caveat in chain order whether it allows `call`; the first that does not is the Refusal.
 
     Those of the kinds in `leaving` are not asked: for what is no call yet, and is asked again when there is one.
     """
+    known = None if leaving else chain.conditions()
+    if known is not None and known.allow(call):
+        return Clearance(chain, known.max_prices)
     max_prices = []
     for term in chain.terms:
         meaning = term.meaning
