@@ -101,6 +101,30 @@ def test_an_upstream_that_cannot_be_reached(config: Path, examined: Findings, ur
     assert (state, detail in said) == ("error", True), said
 
 
+# --- programs
+
+
+def test_programs_that_are_mcp_servers(config: Path, examined: Findings, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    server = tmp_path / "bin" / "notes-server"
+    server.touch(mode=0o755)
+    config.write_text(
+        config.read_text()
+        + '[[mcp]]\npath = "/mcp"\nserver = [\n'
+        + '  { name = "files", command = ["no-such-server"], prefix = "files_" },\n'
+        + f'  {{ name = "notes", command = ["notes-server"], env = {{ PATH = "{server.parent}" }}, prefix = "n_" }},\n'
+        + f'  {{ name = "data", command = ["{server}.old"], prefix = "d_" }},\n'
+        + ']\ntool = [{ name = "n_find", price = "1 USD" }]\n'
+    )
+    found = examined()
+    assert found["program"] == [
+        ("error", "files: no-such-server cannot be run by this user"),
+        ("ok", f"notes: {server}"),
+        ("error", f"data: {server}.old cannot be run by this user"),
+    ]
+    assert "upstream" not in found
+
+
 # --- files
 
 

@@ -20,7 +20,9 @@ from typing import Final, Literal
 from tolsey.cli.assemble import upstreams_of
 from tolsey.cli.examining import faults, sqlite_notes
 from tolsey.config import Config
+from tolsey.config_mcp import Program
 from tolsey.errors import TolseyError
+from tolsey.gateway.mcp.process import environment
 from tolsey.gateway.upstream import NotSent, Upstream
 from tolsey.store.disk import sync_times
 from tolsey.store.sqlite_file import check_library, connect_read_only, file_system
@@ -258,8 +260,30 @@ def _database(config: Config) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def programs(config: Config) -> Iterator[Finding]:
+    """Whether each MCP server that is a program is there to be run; none is started."""
+    for name, program in _programs(config).items():
+        command = program.command[0]
+        env = environment(os.environ, {name: value.reveal() for name, value in program.env})
+        found = shutil.which(command, path=env.get("PATH"))
+        if found is None:
+            yield Finding(
+                "program", "error", f"{name}: {command} cannot be run by this user",
+                "install it, or give its whole path in `command`",
+            )  # fmt: skip
+        else:
+            yield Finding("program", "ok", f"{name}: {found}")
+
+
+def _programs(config: Config) -> dict[str, Program]:
+    servers = [server for mcp in config.mcp for server in mcp.servers]
+    return {server.upstream: server.program for server in servers if server.program is not None}
+
+
 def upstreams(config: Config) -> Iterator[Finding]:
     """Whether each upstream takes a connection; nothing is sent on it."""
+    if not config.upstreams and _programs(config):
+        return
     if not config.upstreams:
         yield Finding("upstream", "note", "the config has none", "add an [[upstream]] and a [[route]]")
         return
@@ -296,7 +320,7 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-CHECKUPS: Final[tuple[Checkup, ...]] = (libraries, files, clock, limits, disk, ledger, upstreams)
+CHECKUPS: Final[tuple[Checkup, ...]] = (libraries, files, clock, limits, disk, ledger, programs, upstreams)
 """All of them, in the order in which they are shown."""
 
 
