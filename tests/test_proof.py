@@ -272,6 +272,12 @@ def test_rotating(config: Path, c: tuple[str, str], paid: str, tmp_path: Path) -
     assert answer("fsck", *c)["difference"] is None
 
 
+def test_a_key_before_anything_was_signed_is_not_announced(config: Path, c: tuple[str, str]) -> None:
+    answer(*TEAM, *c)
+    assert answer("audit", "rotate", *c)["announced"] is False
+    assert "give it to everybody who verifies" in invoke("audit", "rotate", *c)[2]
+
+
 def test_rotating_without_the_key_that_signs(config: Path, c: tuple[str, str], paid: str) -> None:
     answer("audit", "checkpoint", *c)
     keys = config.parent / "data/keys"

@@ -190,7 +190,7 @@ def rotate(
 
     config, keyring = read_keyring(file)
 
-    async def change(ledger: "Ledger") -> str:
+    async def change(ledger: "Ledger") -> tuple[str, bool]:
         keys = seal_keys(keyring)
         wanted = await named_key(ledger)
         if not lost and wanted is not None and wanted not in {key.public.hex() for key in keys}:
@@ -203,16 +203,16 @@ def rotate(
             await take(ledger, [new], AT_ONCE, anew=True)
         elif wanted is not None:
             await take(ledger, keys, AT_ONCE, announced=new)
-        return new.public.hex()
+        return new.public.hex(), wanted is not None and not lost
 
-    public = writing(config, keyring, change)
+    public, announced = writing(config, keyring, change)
 
     def human() -> None:
         print(public)
-        told = "give it to everybody who verifies" if lost else "the checkpoint before it announces it"
+        told = "the checkpoint before it announces it" if announced else "give it to everybody who verifies"
         say(f"this is the public key that signs from now on; {told}")
 
-    emit(json, {"key": public, "announced": not lost}, human)
+    emit(json, {"key": public, "announced": announced}, human)
 
 
 @command(app, "prove", examples=["tolsey audit prove 1a218e4c54f-526167cc70dd3ab0-0 > call.proof"])
