@@ -8,7 +8,8 @@ from tests.cli import answer
 from tolsey.ledger.events import Event, Granted, Outcome, Reserve, Settle
 from tolsey.store.keyring import Keyring
 from tolsey.store.sqlite import SqliteLedger
-from tolsey.token.chain import CAPABILITY, Chain, Charge, Clearance
+from tolsey.token.chain import CAPABILITY, Chain, Charge
+from tolsey.token.clearing import Clearance
 from tolsey.token.verifier import Verifier
 from tolsey.units import parse_amount
 

@@ -6,8 +6,6 @@ Accounts are worked out by hand here. The fine print is RULES.md T1 to T13.
 from hashlib import sha256
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.tokens import (
     CENT,
@@ -30,9 +28,7 @@ from tests.tokens import (
     verdict,
     verifier,
 )
-from tolsey.call import Call
 from tolsey.errors import DischargeInvalid, DischargeMissing, TokenForged, TokenMalformed
-from tolsey.token.caveats import Expires, format_time
 from tolsey.token.chain import (
     ADMIN,
     CAPABILITY,
@@ -40,7 +36,6 @@ from tolsey.token.chain import (
     Chain,
     Identifier,
     Link,
-    clear,
     parse_identifier,
     write_identifier,
 )
@@ -273,65 +268,6 @@ def test_a_refusal_by_link_0_has_no_label() -> None:
 )
 def test_the_first_refusal_in_chain_order_wins(appended: list[str], first: str) -> None:
     assert refused(mint(*TEAM).attenuate(*appended)).caveat == first
-
-
-APPENDED = [
-    "label = next n",
-    "scope = /api/v1/*",
-    "scope = /api/v1/search",
-    "scope = /api/v1/search?source=arxiv",
-    "expires = 2026-06-30",
-    "expires = 2099-12-31",
-    "method = GET POST",
-    "method = POST",
-    "max-price = 1 USD",
-    "max-price = 2 USD",
-    "depth = 1",
-    "depth = 8",
-    "peer = 10.0.0.0/8",
-    "upstream = search",
-    "tag = team=*",
-    "colour = blue",
-]
-CALLS = [
-    call(),
-    call(query="source=x"),
-    call(method="POST"),
-    call(path="/api/v1/find"),
-    call(path="/other"),
-    call()._replace(now=4_000_000_000 * NANO),
-    call()._replace(upstream="search", peer="10.1.1.1"),
-]
-
-
-@settings(max_examples=200)
-@given(st.lists(st.sampled_from(APPENDED), max_size=8), st.permutations(CALLS))
-def test_a_chain_that_was_cleared_before_gives_the_answers_of_a_fresh_one(
-    appended: list[str], calls: list[Call]
-) -> None:
-    """From the second time on it asks what says the same only once."""
-    token = mint(*TEAM).attenuate(*appended)
-    known = chain_of(token)
-    for attempt in calls:
-        fresh = clear(chain_of(token), attempt)
-        assert clear(known, attempt) == fresh
-
-
-def test_what_says_the_same_is_asked_once() -> None:
-    token = mint(*TEAM).attenuate(
-        "label = a n", *TEAM[1:3], "label = b n", *TEAM[1:3], "expires = 2026-05-01T00:00:00Z"
-    )
-    chain = chain_of(token)
-    assert chain.conditions() is None, "a token that is shown once is not worth it"
-    known = chain.conditions()
-    assert known is not None
-    assert known is chain.conditions()
-    assert [type(each).__name__ for each in known.conditions] == ["Expires", "Scope"]
-    end = known.conditions[0]
-    assert isinstance(end, Expires)
-    assert format_time(end.at) == "2026-05-01T00:00:00Z"
-    assert known.allow(call()._replace(now=end.at - 1))
-    assert not known.allow(call()._replace(now=end.at))
 
 
 def test_a_clearing_refusal_comes_before_the_price() -> None:

@@ -33,7 +33,8 @@ from tests.tokens import (
 from tolsey import Macaroon
 from tolsey.errors import DischargeMissing, TokenError, TokenForged, TokenMalformed
 from tolsey.token import caveats, chain, wire
-from tolsey.token.chain import ADMIN, CAPABILITY, Chain, clear
+from tolsey.token.chain import ADMIN, CAPABILITY, Chain
+from tolsey.token.clearing import clear
 from tolsey.token.macaroon import derive_key
 from tolsey.token.verifier import MEMORY_BYTES, MOST_OF_ONE, MOST_PARENTS, Memory, Verifier
 from tolsey.token.wire import LIMITS, bytes_to_text

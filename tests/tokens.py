@@ -3,7 +3,8 @@
 from tolsey.call import Call
 from tolsey.errors import Refusal, TokenError
 from tolsey.token.caveats import parse_expiry
-from tolsey.token.chain import CAPABILITY, Account, Chain, Charge, clear, write_identifier
+from tolsey.token.chain import CAPABILITY, Account, Chain, Charge, write_identifier
+from tolsey.token.clearing import clear
 from tolsey.token.macaroon import Macaroon, derive_key, prefix_id
 from tolsey.token.verifier import Verifier
 from tolsey.token.wire import LIMITS, Limits, bytes_to_text

@@ -126,7 +126,7 @@ def _try(
     from tolsey.cli.assemble import routes_of
     from tolsey.gateway.routes import Mode
     from tolsey.l402.offers import is_for
-    from tolsey.token.chain import clear
+    from tolsey.token.clearing import clear
 
     path, _, query = target.partition("?")
     bad = path_fault(path.encode("utf-8")) or query_fault(query.encode("utf-8"))

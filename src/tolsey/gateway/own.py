@@ -13,7 +13,8 @@ from tolsey.gateway.request import Request, call_of
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.windows import window
 from tolsey.token.caveats import Expires, format_time
-from tolsey.token.chain import Chain, clear_showing
+from tolsey.token.chain import Chain
+from tolsey.token.clearing import clear_showing
 from tolsey.token.l402 import Presented
 from tolsey.units import format_nano
 

@@ -38,7 +38,8 @@ from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
 from tolsey.store.revocations import Revocations
 from tolsey.token.caveats import Network
-from tolsey.token.chain import Chain, Charge, clear
+from tolsey.token.chain import Chain, Charge
+from tolsey.token.clearing import clear
 from tolsey.token.l402 import Presented
 from tolsey.token.tags import tags_of
 from tolsey.token.verifier import Verifier

@@ -23,7 +23,8 @@ from tolsey.token.caveats import (
     glob_matches,
     parse_caveat,
 )
-from tolsey.token.chain import Account, Chain, Term, refusal_of
+from tolsey.token.chain import Account, Chain, Term
+from tolsey.token.clearing import refusal_of
 from tolsey.units import Amount
 
 _BOUNDS: Final = (MintBudget, MintScope, MintLifetime, MintLabel)

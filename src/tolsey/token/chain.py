@@ -1,10 +1,8 @@
-"""A Chain: what a verified token amounts to, Link by Link; and `clear`, which asks whether it allows a Call.
+"""A Chain: what a verified token amounts to, Link by Link.
 
 A chain only ever grows: `start` makes the empty one, `grow` adds caveats that the HMACs have already vouched for. Since
 growing looks at nothing but the chain before and the bytes added, a remembered chain of a prefix is as good as a new
 one.
-
-Law 1 lives here: every caveat is looked at, all are ANDed, and what is not understood refuses.
 """
 
 import re
@@ -13,19 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from tolsey.call import Call
-from tolsey.errors import CaveatInvalid, Refusal, TokenForged, TokenMalformed
+from tolsey.errors import CaveatInvalid, TokenForged, TokenMalformed
 from tolsey.token.admin_caveats import AdminMeaning, MintBudget, parse_admin_caveat
 from tolsey.token.caveats import (
-    CONDITIONS,
     BudgetCaveat,
     Calls,
     Condition,
     Depth,
-    Expires,
     Label,
-    MaxPrice,
     Meaning,
-    Peer,
     Purpose,
     RateCaveat,
     Tag,
@@ -35,7 +29,7 @@ from tolsey.token.l402 import Payment, read_identifier
 from tolsey.token.macaroon import ThirdParty, prefix_id
 from tolsey.token.once import APPROVAL_LABEL, Once
 from tolsey.token.wire import LIMITS, Caveat, Limits
-from tolsey.units import NANO, Amount, Budget
+from tolsey.units import NANO, Budget
 
 CALL: Final = "call"
 """The unit of the accounts that count calls."""
@@ -138,6 +132,19 @@ class Term:
     reason: str = ""
 
 
+class Conditions(NamedTuple):
+    """All that must hold for a call: no equal conditions, and of several ends only the first. Which Link it is that
+    refuses they do not say.
+    """
+
+    conditions: tuple[Condition, ...]
+    max_prices: tuple[Term, ...]
+
+    def allow(self, call: Call) -> bool:
+        """Whether all of them allow `call`."""
+        return all(condition.refusal(call) is None for condition in self.conditions)
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A verified token, or a verified prefix of one.
@@ -146,6 +153,7 @@ class Chain:
     refuse by themselves, in chain order. `budgets`, `counters` (accounts in the unit `call`, one for each `calls`) and
     `rates` are what the ledger decides about; `counter_links` are the numbers of the counters' Links, and the first
     `minted_counters` and `minted_rates` of them were written by the minter. `tags` say which tags a call may have.
+    `known_conditions` are for `clearing.conditions_of`.
     """
 
     identifier: Identifier
@@ -163,16 +171,7 @@ class Chain:
     tags: "tuple[TagAt, ...]" = ()
     _purses: dict[str, tuple[Account, ...]] = field(default_factory=dict, repr=False, compare=False)
     _charges: dict[str, Charge] = field(default_factory=dict, repr=False, compare=False)
-    _conditions: "list[Conditions | None]" = field(default_factory=list, repr=False, compare=False)
-
-    def conditions(self) -> "Conditions | None":
-        """What decides whether the chain allows a call, without what says the same again; None where it allows none,
-        and the first time, as a token that is shown once is not worth it.
-        """
-        known = self._conditions
-        if len(known) < 2:
-            known.append(_conditions(self) if known else None)
-        return known[-1]
+    known_conditions: "list[Conditions | None]" = field(default_factory=list, repr=False, compare=False)
 
     def purse(self, unit: str) -> tuple[Account, ...]:
         """Every account that a call priced in `unit` is charged to, root first; empty if no budget is in that unit.
@@ -348,138 +347,3 @@ def with_discharges(chain: Chain, found: Iterable[tuple[int, Caveat]]) -> Chain:
         terms += added.get(at, [])
         terms += chain.terms[at : at + 1]
     return replace(chain, terms=tuple(terms), counters=tuple(counters), counter_links=tuple(counter_links))
-
-
-class Clearance(NamedTuple):
-    """The chain allows the call, as far as its price."""
-
-    chain: Chain
-    max_prices: tuple[Term, ...]
-
-    def charge(self, price: Amount) -> Charge | Refusal:
-        """What a call with that `price` is charged to, or why it may not be charged.
-
-        A price above 0 needs a budget in its unit among the caveats that the minter wrote: what a holder appends can
-        only restrict (RULES.md T10, T11).
-        """
-        for term in self.max_prices:
-            if isinstance(term.meaning, MaxPrice):
-                most = term.meaning.amount
-                if price.nano and (price.unit != most.unit or price.nano > most.nano):
-                    return refusal_of(self.chain, term, "caveat_refused", f"the price {price} is above {most}")
-        if price.nano == 0:
-            return self._free()
-        known = self.chain._charges.get(price.unit)
-        if known is not None:
-            return known
-        minted_units = {budget.unit for budget in self.chain.budgets if budget.minted}
-        if price.unit not in minted_units:
-            return Refusal(
-                "budget_missing",
-                f"the call costs {price} and the token was minted without a budget in {price.unit}",
-                unit=price.unit,
-            )
-        for budget in self.chain.budgets:
-            if budget.unit != price.unit and budget.unit not in minted_units:
-                term = Term(None, budget.text, budget.link)
-                return refusal_of(
-                    self.chain,
-                    term,
-                    "budget_missing",
-                    f"the call costs {price} and this Link may only spend {budget.unit}",
-                )
-        charge = Charge(self.chain.purse(price.unit), self.chain.counters, self.chain.rates)
-        self.chain._charges[price.unit] = charge
-        return charge
-
-    def _free(self) -> Charge | Refusal:
-        """What a free call is charged to. What a holder appended is only kept below something that the minter wrote: a
-        bearer without money must not be able to fill a table.
-        """
-        chain = self.chain
-        unkept: Sequence[Account | Rate] = ()
-        if not chain.minted_counters:
-            unkept = chain.counters or (() if chain.minted_rates else chain.rates)
-        if unkept:
-            name = "calls" if chain.counters else "rate"
-            detail = (
-                f"the call is free, and the token was minted without {name}: one that a holder appended is not kept"
-            )
-            return Refusal("budget_missing", detail, link=unkept[0].label, prefix_id=unkept[0].id)
-        return Charge((), chain.counters, chain.rates)
-
-
-class Conditions(NamedTuple):
-    """All that must hold for a call: no equal conditions, and of several ends only the first. Which Link it is that
-    refuses they do not say.
-    """
-
-    conditions: tuple[Condition, ...]
-    max_prices: tuple[Term, ...]
-
-    def allow(self, call: Call) -> bool:
-        """Whether all of them allow `call`."""
-        return all(condition.refusal(call) is None for condition in self.conditions)
-
-
-def _conditions(chain: Chain) -> Conditions | None:
-    ends: list[Expires] = []
-    others: list[Condition] = []
-    max_prices: list[Term] = []
-    for term in chain.terms:
-        meaning = term.meaning
-        if isinstance(meaning, Expires):
-            ends.append(meaning)
-        elif isinstance(meaning, CONDITIONS):
-            others.append(meaning)
-        elif isinstance(meaning, MaxPrice):
-            max_prices.append(term)
-        elif not (isinstance(meaning, Depth) and len(chain.links) - 1 - term.link <= meaning.links):
-            return None
-    first = [min(ends, key=lambda end: end.at)] if ends else []
-    return Conditions((*first, *dict.fromkeys(others)), tuple(max_prices))
-
-
-def clear(chain: Chain, call: Call, leaving: tuple[type, ...] = ()) -> Clearance | Refusal:
-    """Ask every caveat in chain order whether it allows `call`; the first that does not is the Refusal.
-
-    Those of the kinds in `leaving` are not asked: for what is no call yet, and is asked again when there is one.
-    """
-    known = None if leaving else chain.conditions()
-    if known is not None and known.allow(call):
-        return Clearance(chain, known.max_prices)
-    max_prices = []
-    for term in chain.terms:
-        meaning = term.meaning
-        if leaving and isinstance(meaning, leaving):
-            continue
-        if isinstance(meaning, CONDITIONS):
-            reason = meaning.refusal(call)
-            if reason is not None:
-                return refusal_of(chain, term, meaning.code, reason)
-        elif meaning is None:
-            return refusal_of(chain, term, "caveat_unknown", term.reason)
-        elif isinstance(meaning, MaxPrice):
-            max_prices.append(term)
-        elif isinstance(meaning, Depth):
-            after = len(chain.links) - 1 - term.link
-            if after > meaning.links:
-                detail = f"{after} Links follow where {meaning.links} are allowed"
-                return refusal_of(chain, term, "caveat_refused", detail)
-        else:
-            return refusal_of(chain, term, "caveat_unknown", "this caveat cannot be decided here")
-    return Clearance(chain, tuple(max_prices))
-
-
-def clear_showing(chain: Chain, call: Call) -> Refusal | None:
-    """Ask only the caveats that say when and from where a token may be shown at all: its holder asks about itself."""
-    for term in chain.terms:
-        if isinstance(term.meaning, Expires | Peer) and (reason := term.meaning.refusal(call)) is not None:
-            return refusal_of(chain, term, term.meaning.code, reason)
-    return None
-
-
-def refusal_of(chain: Chain, term: Term, code: str, detail: str) -> Refusal:
-    """A Refusal that names the term's Link and caveat."""
-    link = chain.links[term.link]
-    return Refusal(code, detail, link=link.label, prefix_id=link.prefix_id, caveat=term.text)

@@ -40,7 +40,8 @@ from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route
 from tolsey.pricing.tariff import Tariff
 from tolsey.token.caveats import Tool, Upstream
-from tolsey.token.chain import Chain, clear
+from tolsey.token.chain import Chain
+from tolsey.token.clearing import clear
 
 BODY_SECONDS: Final = 60.0
 """How many seconds of silence are borne while a message arrives."""
