@@ -13,9 +13,9 @@ import pytest
 from tests.ledgers import Child, Ledgers, database, journal, open_holds, owner_file, purse, replay, say, stands
 from tests.reading import fsck
 from tolsey.errors import LedgerUnavailable
-from tolsey.ledger.events import Event, Expire, Granted, Kind, Open, Outcome, Reserve, Settle, Void
+from tolsey.ledger.events import Event, Expire, Grant, Granted, Kind, Open, Outcome, Reserve, Settle, Void
 from tolsey.ledger.windows import window
-from tolsey.store import sqlite, sqlite_rows
+from tolsey.store import sqlite, sqlite_accounts, sqlite_rows
 from tolsey.store.owners import Turn, is_dead
 from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability, connect
@@ -47,7 +47,7 @@ def test_a_balance_is_of_one_instant(ledgers: Ledgers, monkeypatch: pytest.Monke
             other.run([waiting.pop()], NOON)
         return window(period, at)
 
-    monkeypatch.setattr(sqlite_rows, "window", meanwhile)
+    monkeypatch.setattr(sqlite_accounts, "window", meanwhile)
     (balance,) = one.balances([account], NOON)
     assert (balance.spent, balance.held, balance.calls, balance.open) == (4, 0, 1, 0)
 
@@ -128,6 +128,32 @@ def test_each_connection_sees_what_the_others_wrote(ledgers: Ledgers) -> None:
     assert in_full(other.run([Reserve("h5", TEAM, 24)], NOON)) == ["granted, 0 left"]
     assert in_full(one.run([Reserve("h6", TEAM, 1)], NOON)) == ["team is short: 1 spent, 49 held of 50"]
     assert stands(one, TEAM) == stands(other, TEAM) == [(1, 49), (1, 49)]
+
+
+def test_a_limit_that_another_process_raised_holds_at_once(ledgers: Ledgers) -> None:
+    """What is known of a chain that was called before has its limits too."""
+    one, other = ledgers.open("o1"), ledgers.open("o2")
+    for n in range(3):
+        one.run([Reserve(f"h{n}", TEAM, 10)], NOON)
+    assert in_full(one.run([Reserve("h3", TEAM, 21)], NOON)) == ["team is short: 0 spent, 30 held of 50"]
+    other.run([Grant(TEAM[1][:2], 5, "more")], NOON)
+    assert in_full(one.run([Reserve("h4", TEAM, 21)], NOON)) == ["granted, 4 left"]
+    assert in_full(one.run([Grant(TEAM[1][:2], 1, "more"), Reserve("h5", TEAM, 5)], NOON)) == [
+        "granted, 5 left",
+        "granted, 0 left",
+    ]
+    assert in_full(other.run([Reserve("h6", TEAM, 1)], NOON)) == ["team is short: 0 spent, 56 held of 56"]
+
+
+def test_accounts_that_are_not_there_take_a_bounded_place(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder can make any number of children, whose calls are refused and open no account."""
+    monkeypatch.setattr(sqlite_rows, "CACHED_BALANCES", 10)
+    one = ledgers.open("o1")
+    one.run([Reserve("h1", ROOT, 100)], NOON)
+    for n in range(100):
+        outcome = one.run([Reserve(f"c{n}", purse(f"root 100 / child{n} 5"), 1)], NOON)
+        assert in_full(outcome) == ["root is short: 0 spent, 100 held of 100"]
+        assert len(one._rows._current) <= 10
 
 
 def test_an_account_that_another_process_opened_is_the_same_account(ledgers: Ledgers) -> None:

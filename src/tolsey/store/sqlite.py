@@ -38,6 +38,7 @@ from tolsey.store.owners import OwnerLock, Turn, forget, is_dead
 from tolsey.store.queries import check_moved
 from tolsey.store.sealing import Sealer
 from tolsey.store.sealing_sqlite import seal_all
+from tolsey.store.sqlite_accounts import standing
 from tolsey.store.sqlite_file import (
     ERRORS,
     Durability,
@@ -49,7 +50,7 @@ from tolsey.store.sqlite_file import (
     statements,
     unavailable,
 )
-from tolsey.store.sqlite_rows import PAYMENT, Rows, standing
+from tolsey.store.sqlite_rows import PAYMENT, Rows
 from tolsey.token.chain import Account
 
 SCHEMA_VERSION: Final = 10
@@ -262,7 +263,7 @@ class SqliteLedger:
             if moved_to is not None:
                 raise LedgerUnavailable(f"the ledger was moved to {moved_to} while it was in use")
             self._version = version
-            self._rows.forget(self._db.execute("SELECT coalesce(max(n), 0) FROM account").fetchone()[0] + 1)
+            self._rows.others_wrote(self._db.execute("SELECT coalesce(max(n), 0) FROM account").fetchone()[0] + 1)
             last = self._db.execute("SELECT at FROM entry ORDER BY n DESC LIMIT 1").fetchone()
             self._last_at = max(self._last_at, last[0] if last else 0)
 

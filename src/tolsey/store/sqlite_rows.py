@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from tolsey.ledger.books import MOST_CHAINS, Balance, Books, Hold, Window, WindowKey
+from tolsey.ledger.books import MOST_CHAINS, Books, Hold, Window, WindowKey
 from tolsey.ledger.events import (
     RESOLUTIONS,
     Annul,
@@ -36,8 +36,8 @@ from tolsey.ledger.windows import closed_before, window
 from tolsey.store.contract import IN_PASSING
 from tolsey.store.sealing import Sealer
 from tolsey.store.sealing_sqlite import seal
+from tolsey.store.sqlite_accounts import accounts_of, read_again
 from tolsey.store.sqlite_file import insert_sql, parts
-from tolsey.token.chain import Account
 
 CACHED_BALANCES: Final = 16_384
 """How many balances, windows and rates stay in memory between groups, each."""
@@ -54,22 +54,6 @@ _ANCESTRY: Final = """
         SELECT a.id, a.unit, a.parent, d + 1 FROM account a JOIN up ON a.id = up.parent AND a.unit = up.unit
     )
     SELECT id, unit FROM up ORDER BY d DESC
-"""
-
-_ACCOUNTS: Final = """
-    SELECT n, id, unit, parent, label, "limit", period, granted, spent, held, calls, open, observed FROM account
-    WHERE id IN (SELECT value FROM json_each(?))
-"""
-
-_STANDING: Final = """
-    SELECT a.n, a.parent, a.label, a."limit", a.period, coalesce(a.calls, 0), coalesce(a.open, 0),
-        coalesce(iif(a.period IS NULL, a.spent, w.spent), 0), coalesce(iif(a.period IS NULL, a.held, w.held), 0),
-        coalesce(iif(a.period IS NULL, a.granted, w.granted), 0),
-        coalesce(iif(a.period IS NULL, a.observed, w.observed), 0)
-    FROM json_each(?) k
-        LEFT JOIN account a ON a.id = json_extract(k.value, '$[0]') AND a.unit = json_extract(k.value, '$[1]')
-        LEFT JOIN window w ON w.account = a.n AND w.start = json_extract(k.value, '$[2]')
-    ORDER BY k.key
 """
 
 _HOLDS: Final = """
@@ -129,6 +113,8 @@ class Rows:
         self.books = Books()
         self.sealer = Sealer()
         self._numbers: dict[Key, int] = {}
+        # What the books say of these accounts, be it that there is none, is as the file has it.
+        self._current: set[Key] = set()
         # By identity; they are kept here, so that no other takes its place.
         self._loaded: dict[int, tuple[Key, ...]] = {}
         self._next = 0
@@ -137,21 +123,32 @@ class Rows:
         self._windows: set[WindowKey] = set()
         self._periodic = False
 
-    def forget(self, next_account: int) -> None:
-        """Drop what was read of the accounts, since another process has written; the next new one gets this number."""
+    def others_wrote(self, next_account: int) -> None:
+        """Another process has written: what was read is to be read again, though accounts stay what they are. The next
+        new one gets this number.
+        """
+        books = self.books
+        books.windows.clear()
+        books.rates.clear()
+        self._current.clear()
+        self._loaded.clear()
+        self._windows.clear()
+        self._next = next_account
+        self.sealer.others_wrote()
+
+    def _forget(self) -> None:
         self.books.forget()
         self._numbers.clear()
+        self._current.clear()
         self._loaded.clear()
         self._windows.clear()
         self._periodic = False
-        self._next = next_account
-        self.sealer.others_wrote()
 
     def committed(self) -> None:
         """What was written is on disk: let go of what is over, and of more than may be kept."""
         books = self.books
-        if max(len(books.balances), len(books.windows), len(books.rates)) > CACHED_BALANCES:
-            self.forget(self._next)
+        if max(len(books.balances), len(books.windows), len(books.rates), len(self._current)) > CACHED_BALANCES:
+            self._forget()
         if len(self._loaded) > MOST_CHAINS:
             self._loaded.clear()
         books.claims.clear()
@@ -204,17 +201,32 @@ class Rows:
                 self._want(hold.counters, wanted)
                 if hold.claim is not None:
                     self._load_claims(db, "hold = ?", (hold.id,))
-        balances = self.books.balances
-        missing = [key for key in wanted if key not in balances]
+        current = self._current
+        missing = [key for key in wanted if key not in current]
         if missing:
-            for n, balance in accounts_of(db, {key[0] for key in missing}):
-                key = balance.account[:2]
-                if key not in balances:
-                    balances[key] = balance
-                    self._numbers[key] = n
-                    self._periodic = self._periodic or balance.account.period is not None
+            self._load_accounts(db, missing)
+            current.update(missing)
         if self._periodic:
             self._load_windows(db, events, at)
+
+    def _load_accounts(self, db: sqlite3.Connection, missing: Sequence[Key]) -> None:
+        """Read accounts; of those that were read before, only what changes."""
+        books, numbers = self.books, self._numbers
+        balances = books.balances
+        known = {numbers[key]: balances[key] for key in missing if key in balances}
+        if known:
+            granted = [balance.granted for balance in known.values()]
+            read_again(db, known)
+            if granted != [balance.granted for balance in known.values()]:
+                books.relimit()
+        unknown = {key[0] for key in missing if key not in balances}
+        for n, balance in accounts_of(db, unknown) if unknown else ():
+            key = balance.account[:2]
+            if key not in balances:
+                balances[key] = balance
+                numbers[key] = n
+                self._current.add(key)
+                self._periodic = self._periodic or balance.account.period is not None
 
     def _want(self, keys: tuple[Key, ...], wanted: dict[Key, None]) -> None:
         """Add to what is to be read, unless the very same was wanted before: it is in the books, or does not exist."""
@@ -387,27 +399,6 @@ class Rows:
         _put(db, _INSERT_CLAIM, _CLAIM, lines, _CLAIM_CHANGED)
         db.execute(_PURGE_CLAIMS, (at - CLAIM_NS, IN_PASSING))
         self.books.dirty_claims = {}
-
-
-def accounts_of(db: sqlite3.Connection, ids: Iterable[str]) -> Iterable[tuple[int, Balance]]:
-    """The accounts with these ids, in every unit, each with its number."""
-    for n, id_, unit, parent, label, limit, period, granted, *stands in db.execute(_ACCOUNTS, (json.dumps(list(ids)),)):
-        spent, held, calls, open_, observed = stands
-        account = Account(id_, unit, parent, label, limit, period)
-        yield n, Balance(account, spent, held, calls, open_, granted, observed)
-
-
-def standing(db: sqlite3.Connection, accounts: Sequence[Account], at: int) -> list[Balance]:
-    """Where the accounts stand as committed; one that does not exist yet stands at 0, one with a period as its window
-    does that holds the ledger's time `at`. Read in one statement, so that all of it is of one instant.
-    """
-    asked = [(a.id, a.unit, None if a.period is None else window(a.period, at)[0]) for a in accounts]
-    balances = []
-    for account, row in zip(accounts, db.execute(_STANDING, (json.dumps(asked),)), strict=True):
-        n, parent, label, limit, period, calls, open_, spent, held, granted, observed = row
-        there = account if n is None else Account(account.id, account.unit, parent, label, limit, period)
-        balances.append(Balance(there, spent, held, calls, open_, granted, observed))
-    return balances
 
 
 def _put(
