@@ -170,8 +170,9 @@ async def test_the_loop_writes_only_what_needs_no_disk(ledgers: Ledgers, durabil
     ledger = ledgers.open("o7", durability=durability)
     book = book_on(ledgers, ledger)
     await granted(book, Reserve("h1", ROOT, 10))
-    here = threading.get_ident() in ledger.threads["commit"]
-    assert here == (durability == "normal")
+    assert ledger.threads["commit"] == {threading.get_ident()}
+    elsewhere = ledger.threads["sync"] - {threading.get_ident()}
+    assert bool(elsewhere) == (durability == "full")
     await book.close(5)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Literal
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.books import ROOT, granted, later, texts, unavailable, until, waiting
 from tests.ledgers import Ledgers, journal, owner_file
 from tolsey.errors import LedgerFull, LedgerUnavailable
 from tolsey.ledger.events import Reserve, Settle, Void
+from tolsey.store import ballast
 from tolsey.store.book import Book
 from tolsey.testing import FaultyLedger
 
@@ -18,14 +20,18 @@ pytestmark = pytest.mark.usefixtures("quick")
 async def test_a_failed_commit_fails_its_reserves_and_their_ids_are_voided(
     ledgers: Ledgers, ledger: FaultyLedger, book: Book
 ) -> None:
-    for lost in (False, True):
-        ledger.fail("commit", lost=lost)
-        with ledger.stalled():
-            tasks = later(Reserve(f"h{lost}", ROOT, 60), Reserve(f"i{lost}", ROOT, 60), book=book)
-            await until(lambda: ledger.waiting)
-        assert await unavailable(tasks) == ["commit failed, as told"] * 2
+    fates: list[tuple[Literal["commit", "sync"], bool]] = [("commit", False), ("commit", True), ("sync", False)]
+    for what, lost in fates:
+        ledger.fail(what, lost=lost)
+        tasks = later(Reserve(f"h {what} {lost}", ROOT, 60), Reserve(f"i {what} {lost}", ROOT, 60), book=book)
+        assert await unavailable(tasks) == [f"{what} failed, as told"] * 2
         assert await where(book) == [(0, 0)]
-    assert [line for line in journal(ledgers.path) if line.hold] == [("reserve", "hTrue", 60), ("void", "hTrue", 0)]
+    assert [line for line in journal(ledgers.path) if line.hold] == [
+        ("reserve", "h commit True", 60),
+        ("void", "h commit True", 0),
+        ("reserve", "h sync False", 60),
+        ("void", "h sync False", 0),
+    ]
     assert await granted(book, Reserve("again", ROOT, 100)) == "granted, 0 left"
 
 
@@ -190,13 +196,13 @@ async def test_on_a_full_disk_grants_stop_settles_go_on_and_room_is_noticed(
 ) -> None:
     """RULES.md L8, with a disk that is only said to be full; a real one is in test_sqlite_disk."""
     room = False
-    monkeypatch.setattr(ledger, "keep_ballast", lambda: room)
-    ballast = ledgers.path.with_name("ledger.db.ballast")
-    assert ballast.exists()
+    monkeypatch.setattr(ballast, "keep", lambda path: room)
+    kept = ledgers.path.with_name("ledger.db.ballast")
+    assert kept.exists()
     await granted(book, Reserve("h1", ROOT, 10))
     ledger.fail("commit", LedgerFull("the disk is full"))
     assert await unavailable(later(Reserve("h2", ROOT, 10), book=book)) == ["the disk is full"]
-    assert not ballast.exists()
+    assert not kept.exists()
     book.resolve(Settle("h1", 7))
     assert await where(book) == [(7, 0)]
     assert await unavailable(later(Reserve("h3", ROOT, 10), book=book)) == ["the ledger's disk is full"]

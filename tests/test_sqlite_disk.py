@@ -23,11 +23,12 @@ from tests.ledgers import DEADLINE_SECONDS, Ledgers, database, journal, purse, s
 from tests.reading import fsck, trail
 from tolsey.errors import LedgerFull, LedgerRefused, LedgerUnavailable
 from tolsey.ledger.events import Granted, Kind, Reserve, Settle, Void
-from tolsey.store import sqlite, sqlite_file
+from tolsey.store import ballast, sqlite, sqlite_file
+from tolsey.store.ballast import BALLAST_BYTES
 from tolsey.store.book import Book
 from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.keyring import Keyring, check_ledger
-from tolsey.store.sqlite import BALLAST_BYTES, SqliteLedger
+from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability, check_file_system, check_library
 from tolsey.testing import NOON
 
@@ -116,7 +117,7 @@ def test_on_a_full_disk_grants_stop_and_settles_go_on(small_disk: Path) -> None:
     """RULES.md L8, at the ledger: the ballast makes the room that settling needs."""
     with Ledgers(small_disk / "ledger.db", durability="full") as ledgers:
         ledger = ledgers.open("o1")
-        assert ledger.keep_ballast()
+        assert ballast.keep(ledger.path)
         assert (small_disk / "ledger.db.ballast").stat().st_size == BALLAST_BYTES == 8 * MIB
         ledger.run([Reserve(f"h{n}", ROOT, 1) for n in range(20)], NOON)
         filler = fill(small_disk)
@@ -124,12 +125,12 @@ def test_on_a_full_disk_grants_stop_and_settles_go_on(small_disk: Path) -> None:
             for n in range(20, 40):
                 ledger.run([Reserve(f"h{n}", ROOT, 1, "x" * 4000)], NOON)
         open_holds = fsck(ledgers.path).open_holds
-        ledger.drop_ballast()
+        ballast.drop(ledger.path)
         ledger.run([Settle(f"h{n}", 1) for n in range(20)], NOON)
-        assert not ledger.keep_ballast(), "there is no room for it yet"
+        assert not ballast.keep(ledger.path), "there is no room for it yet"
         assert fsck(ledgers.path).open_holds == open_holds - 20
         filler.unlink()
-        assert ledger.keep_ballast()
+        assert ballast.keep(ledger.path)
         assert isinstance(ledger.run([Reserve("again", ROOT, 1)], NOON)[0], Granted)
         assert fsck(ledgers.path).difference is None
 

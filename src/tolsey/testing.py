@@ -21,7 +21,7 @@ NOON: Final = 1_775_044_800 * SECOND
 """2026-04-01T12:00:00Z, where a `FakeClock` begins unless it is told otherwise."""
 
 STALL_SECONDS: Final = 20.0
-"""How long a stalled commit waits before it gives up on the test."""
+"""How long a stalled sync waits before it gives up on the test."""
 
 
 class FakeClock:
@@ -39,7 +39,7 @@ class FakeClock:
         self.at += round(seconds * SECOND)
 
 
-Verb = Literal["stage", "commit", "register", "balances"]
+Verb = Literal["stage", "commit", "sync", "register", "balances"]
 """What a `FaultyLedger` can be told to fail at."""
 
 
@@ -53,8 +53,8 @@ class _Fault:
 class FaultyLedger(SqliteLedger):
     """A ledger on a real file whose verbs fail when told, as a broken disk would make them.
 
-    `staged` are the events of each group that was staged, `committed` of those that are on disk, in order; `threads`
-    the ids of the threads that each verb was called from. `waiting` says whether a stalled commit is being waited for.
+    `staged` are the events of each group that was staged, `committed` of those that were committed, in order; `threads`
+    the ids of the threads that each verb was called from. `waiting` says whether a stalled sync is being waited for.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class FaultyLedger(SqliteLedger):
 
     @contextmanager
     def stalled(self) -> Iterator[None]:
-        """Let commits wait until the block is left, as on a slow disk. Only with durability `full` is the loop free."""
+        """Let syncs wait until the block is left, as on a slow disk. With durability `normal` there are none."""
         self._gate.clear()
         try:
             yield
@@ -99,10 +99,6 @@ class FaultyLedger(SqliteLedger):
 
     def commit(self) -> None:
         """As `SqliteLedger.commit`."""
-        self.waiting = not self._gate.is_set()
-        if not self._gate.wait(STALL_SECONDS):
-            raise AssertionError("a commit was stalled and never let go")
-        self.waiting = False
         try:
             fault = self._meet("commit")
         except Exception:
@@ -112,6 +108,18 @@ class FaultyLedger(SqliteLedger):
         self.committed += self.staged[-1:]
         if fault is not None:
             self.roll_back()
+            raise fault
+
+    def sync(self) -> None:
+        """As `SqliteLedger.sync`."""
+        if self.durability == "full":
+            self.waiting = not self._gate.is_set()
+            if not self._gate.wait(STALL_SECONDS):
+                raise AssertionError("a sync was stalled and never let go")
+            self.waiting = False
+        fault = self._meet("sync")
+        super().sync()
+        if fault is not None:
             raise fault
 
     def register(self, owner_id: str, now: int) -> None:

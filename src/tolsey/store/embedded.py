@@ -2,8 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
@@ -11,7 +12,7 @@ from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import Event, Key, Kind, Outcome
 from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
-from tolsey.store import approvals_sqlite, revocations_sqlite
+from tolsey.store import approvals_sqlite, ballast, revocations_sqlite
 from tolsey.store.contract import Make, TallyRow
 from tolsey.store.sealing_sqlite import checkpoint
 from tolsey.store.sqlite import SqliteLedger
@@ -22,6 +23,15 @@ WAL_BYTES: Final = 8 * 1024 * 1024
 """A checkpoint is taken when the WAL is larger than this."""
 
 _R = TypeVar("_R")
+
+
+@contextmanager
+def _doubt() -> Iterator[None]:
+    """What fails in here may have been kept all the same."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        raise CommitUnknown(error.detail, full=isinstance(error, LedgerFull)) from None
 
 
 class EmbeddedLedger:
@@ -66,18 +76,13 @@ class EmbeddedLedger:
         await self._take_turn()
         try:
             outcomes = self._ledger.stage(events, self._now())
-            try:
-                if self._ledger.durability == "full":
-                    await asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.commit)
-                else:
-                    self._ledger.commit()
-            except LedgerUnavailable as error:
-                raise CommitUnknown(error.detail, full=isinstance(error, LedgerFull)) from None
-        except Exception:
-            # Not at a cancellation: the thread may still be committing, and closing the ledger gives the turn back.
+            with _doubt():
+                self._ledger.commit()
+        finally:
             self._ledger.turn.give()
-            raise
-        self._ledger.turn.give()
+        if self._ledger.durability == "full":
+            with _doubt():
+                await self._in_thread(self._ledger.sync)
         return outcomes
 
     async def _take_turn(self) -> None:
@@ -202,11 +207,11 @@ class EmbeddedLedger:
 
     def has_room(self) -> bool:
         """Keep 8 MiB of disk back for settling on a full disk; False if they are not to be had."""
-        return self._ledger.keep_ballast()
+        return ballast.keep(self._ledger.path)
 
     def make_room(self) -> None:
         """Give the kept disk back (RULES.md L8)."""
-        self._ledger.drop_ballast()
+        ballast.drop(self._ledger.path)
 
     async def close(self) -> None:
         """End this owner and close the file, after what the thread may still be busy with: a commit must not lose its

@@ -1,14 +1,15 @@
 """The ledger in one SQLite file: WAL, several processes, one writer at a time.
 
-A group of events is staged in one transaction (`stage`) and made durable by `commit`. Between groups the balances stay
-in memory, and are read again only when another process has written meanwhile (`PRAGMA data_version`). Whoever writes
-holds the `Turn`; a checkpoint is taken under it too, so that none ever runs beside a commit (which keeps SQLite's
-WAL-reset bug, 3.7.0 to 3.51.2, out of reach).
+A group of events is staged in one transaction (`stage`), committed (`commit`), and on disk after `sync`. Between groups
+the balances stay in memory, and are read again only when another process has written meanwhile (`PRAGMA data_version`).
+Whoever writes holds the `Turn`; a checkpoint is taken under it too, so that none ever runs beside a commit (which keeps
+SQLite's WAL-reset bug, 3.7.0 to 3.51.2, out of reach).
 
-`durability="full"` syncs the WAL at each commit. `"normal"` survives the crash of a process, not a power cut.
+The turn is given back before the sync: the next process writes while the disk is busy. It may build on what is not on
+disk yet, as whatever it syncs comes behind that in the same file. Nobody is told that a group was written before its
+sync is over. `durability="normal"` does not sync: it survives the crash of a process, not a power cut.
 """
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -59,8 +60,6 @@ SCHEMA_VERSION: Final = 10
 SEALED_FROM: Final = 8
 """Since which of them entries are sealed."""
 
-BALLAST_BYTES: Final = 8 * 1024 * 1024
-
 _R = TypeVar("_R")
 
 
@@ -92,9 +91,12 @@ class SqliteLedger:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.turn = Turn(path)
-            self._db = connect(path, durability)
+            self._db = connect(path, "normal")
             self._file = identity(path)
             self.id: str = self._migrate(new_id, now)
+            # Its own, and not the file's: to close one of those would give up SQLite's locks.
+            self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            self.sync()
         except LedgerRefused:
             self._db.close()
             self.turn.close()
@@ -151,6 +153,7 @@ class SqliteLedger:
             raise LedgerUnavailable(f"the ledger refused a new owner: {error}") from None
         finally:
             self.turn.give()
+        self.sync()
         if self._lock is not None:
             self._lock.close()
         self._lock, self.owner, self.owner_id = lock, row[0], owner_id
@@ -177,7 +180,7 @@ class SqliteLedger:
         return max(now, self._last_at)
 
     def stage(self, events: Sequence[Event], now: int) -> list[Outcome]:
-        """Run a group of events in an open transaction; `commit` makes it durable. The caller holds the turn.
+        """Run a group of events in an open transaction, for `commit`. The caller holds the turn.
 
         Raises `LedgerUnavailable` with nothing changed. The first run takes a reserve's id to be new and a hold of our
         own to be as we know it. Where that is wrong (an id used again, a resolution by another process) the unique
@@ -223,8 +226,8 @@ class SqliteLedger:
         return any(hold in holds for hold in refused)
 
     def commit(self) -> None:
-        """Make the staged group durable. Raises `LedgerUnavailable`; then whether it was kept is unknown, and the same
-        events may be staged again: a hold's id makes them idempotent.
+        """Commit the staged group; it is durable after `sync`. Raises `LedgerUnavailable`; then whether it was kept is
+        unknown, and the same events may be staged again: a hold's id makes them idempotent.
         """
         try:
             self._db.execute("COMMIT")
@@ -232,6 +235,17 @@ class SqliteLedger:
             self._reopen()
             raise unavailable("the ledger cannot be committed", error) from None
         self._rows.committed()
+
+    def sync(self) -> None:
+        """Have on disk what was committed, by whomever, if this ledger is to be that durable. Needs no turn; blocks.
+        Raises `LedgerUnavailable`; then what was committed may be kept all the same.
+        """
+        if self.durability == "normal":
+            return
+        try:
+            os.fdatasync(self._wal)
+        except OSError as error:
+            raise unavailable("the ledger cannot be synced", error) from None
 
     def roll_back(self) -> None:
         """Undo what is staged and forget what was read."""
@@ -245,7 +259,7 @@ class SqliteLedger:
 
     def _reopen(self) -> None:
         try:
-            fresh = connect(self.path, self.durability)
+            fresh = connect(self.path, "normal")
         except ERRORS:
             self.roll_back()
             return
@@ -268,13 +282,14 @@ class SqliteLedger:
             self._last_at = max(self._last_at, last[0] if last else 0)
 
     def run(self, events: Sequence[Event], now: int) -> list[Outcome]:
-        """Stage and commit a group at once, waiting for the turn. For tools and recovery; blocks."""
+        """Stage, commit and sync a group at once, waiting for the turn. For tools and recovery; blocks."""
         self.turn.take()
         try:
             outcomes = self.stage(events, now)
             self.commit()
         finally:
             self.turn.give()
+        self.sync()
         return outcomes
 
     @errors_of("the ledger cannot be read")
@@ -309,6 +324,7 @@ class SqliteLedger:
             self.commit()
         finally:
             self.turn.give()
+        self.sync()
 
     @errors_of("the ledger cannot be written")
     def change(self, work: Callable[[sqlite3.Connection, int], _R], now: int) -> _R:
@@ -324,6 +340,7 @@ class SqliteLedger:
             raise
         finally:
             self.turn.give()
+        self.sync()
         return found
 
     @property
@@ -384,30 +401,12 @@ class SqliteLedger:
             expired += len(holds)
         return expired
 
-    def keep_ballast(self) -> bool:
-        """Make sure that 8 MiB of disk are kept back for settling on a full disk; False if they are not to be had."""
-        try:
-            fd = os.open(f"{self.path}.ballast", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return False
-        try:
-            os.posix_fallocate(fd, 0, BALLAST_BYTES)
-        except OSError:
-            os.ftruncate(fd, 0)
-            return False
-        finally:
-            os.close(fd)
-        return True
-
-    def drop_ballast(self) -> None:
-        """Give the kept disk back, so that open holds can be settled (RULES.md L8)."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.path}.ballast")
-
     @errors_of("the ledger cannot be read")
     def entry_count(self) -> int:
-        """How many entries the journal has; it never falls."""
-        return int(self._db.execute("SELECT coalesce(max(n), 0) FROM entry").fetchone()[0])
+        """How many entries the journal has, all of them on disk; it never falls. Blocks."""
+        count = int(self._db.execute("SELECT coalesce(max(n), 0) FROM entry").fetchone()[0])
+        self.sync()
+        return count
 
     @errors_of("the ledger cannot be written")
     def checkpoint(self) -> None:
@@ -442,4 +441,5 @@ class SqliteLedger:
                     self.turn.give()
             self._lock.close()
         self._db.close()
+        os.close(self._wal)
         self.turn.close()

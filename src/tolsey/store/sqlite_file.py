@@ -1,5 +1,6 @@
 """The file under the SQLite ledger: its connections, its statements, and what it must not lie on."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -80,7 +81,9 @@ ERRORS: Final = (sqlite3.Error, OSError, TypeError, ValueError, LookupError)
 
 def unavailable(what: str, error: Exception) -> LedgerUnavailable:
     """The error to raise for one of `ERRORS`."""
-    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or (
+        isinstance(error, OSError) and error.errno == errno.ENOSPC
+    )
     return (LedgerFull if full else LedgerUnavailable)(f"{what}: {error}")
 
 
