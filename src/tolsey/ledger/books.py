@@ -123,7 +123,7 @@ class Books:
     `balances` holds every account that exists among those touched; what is not in it does not exist yet. So it is with
     `windows`, `rates` (id → the instant at which all of a rate's calls are paid off), `claims` and `payments` (hash →
     the account that it opened). The `dirty` ones are those changed, `entries` those made, since the store last wrote; a
-    claim that is None there is gone.
+    claim that is None there is gone. `chains` may be shared by books that follow one another.
     """
 
     balances: dict[Key, Balance] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Books:
     dirty_rates: dict[str, int] = field(default_factory=dict)
     dirty_claims: dict[tuple[str, str], Claimed | None] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
-    _chains: Chains = field(default_factory=dict, compare=False, repr=False)
+    chains: Chains = field(default_factory=dict, compare=False, repr=False)
     _standings: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
     _seen_once: dict[int, tuple[Key, ...]] = field(default_factory=dict, compare=False, repr=False)
     _touched: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
@@ -188,11 +188,11 @@ class Books:
         """The keys of these accounts. The same tuple has the same keys: calls with one token share it, and to make the
         keys anew is most of what a level costs.
         """
-        known = self._chains.get(id(accounts))
+        known = self.chains.get(id(accounts))
         if known is not None and known[0] is accounts:
             return known[1]
-        if len(self._chains) >= MOST_CHAINS:
-            self._chains.clear()
+        if len(self.chains) >= MOST_CHAINS:
+            self.chains.clear()
         keys = tuple([account[:2] for account in accounts])
-        self._chains[id(accounts)] = (accounts, keys)
+        self.chains[id(accounts)] = (accounts, keys)
         return keys

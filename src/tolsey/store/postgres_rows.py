@@ -99,7 +99,7 @@ class Rows:
         """Lock and read everything that the events touch, in an open transaction. With `trusting`, a reserve's id is
         taken to be new and a hold of this process to be as it was left.
         """
-        group = Group(Books(_chains=self._chains), {})
+        group = Group(Books(chains=self._chains), {})
         holds, keys = group.books.holds, group.books.keys
         unknown: dict[str, None] = {}
         wanted: dict[Key, None] = {}
