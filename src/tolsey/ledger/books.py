@@ -83,9 +83,9 @@ class Hold:
     annulled: bool = False
 
 
-class Standing:
-    """A chain whose accounts all exist and have no period, as it stands: what a call needs of it is at hand, and
-    nothing is looked up for each level of each call.
+class Purse:
+    """A chain of accounts that all exist and have no period, as they stand: what a call needs of them is at hand, and
+    nothing is looked up for each level of each call. Amounts are in nano-units.
 
     It has the very balances of the books, and says what is left by them; it is made anew where a limit changes.
     """
@@ -138,39 +138,39 @@ class Books:
     dirty_claims: dict[tuple[str, str], Claimed | None] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     chains: Chains = field(default_factory=dict, compare=False, repr=False)
-    _standings: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
+    _purses: dict[int, Purse] = field(default_factory=dict, compare=False, repr=False)
     _seen_once: dict[int, tuple[Key, ...]] = field(default_factory=dict, compare=False, repr=False)
-    _touched: dict[int, Standing] = field(default_factory=dict, compare=False, repr=False)
+    _touched: dict[int, Purse] = field(default_factory=dict, compare=False, repr=False)
 
     def forget(self) -> None:
         """Drop what stands of the accounts."""
         self.balances.clear()
         self.windows.clear()
         self.rates.clear()
-        self._standings.clear()
+        self._purses.clear()
 
-    def touch(self, standing: Standing) -> None:
-        """All balances of a chain have changed."""
-        self._touched[id(standing)] = standing
+    def touch(self, purse: Purse) -> None:
+        """All balances of a purse have changed."""
+        self._touched[id(purse)] = purse
 
     def changed(self) -> dict[Key, Balance]:
         """`dirty`, with what was only touched."""
-        for standing in self._touched.values():
-            self.dirty.update(standing.by_key)
+        for purse in self._touched.values():
+            self.dirty.update(purse.by_key)
         self._touched.clear()
         return self.dirty
 
     def relimit(self) -> None:
         """A limit has changed."""
-        self._standings.clear()
+        self._purses.clear()
 
-    def stands(self, keys: tuple[Key, ...]) -> Standing | None:
-        """The chain with these very keys, None where it was not kept."""
-        standing = self._standings.get(id(keys))
-        return standing if standing is not None and standing.keys is keys else None
+    def purse_of(self, keys: tuple[Key, ...]) -> Purse | None:
+        """The purse with these very keys, None where it was not kept."""
+        purse = self._purses.get(id(keys))
+        return purse if purse is not None and purse.keys is keys else None
 
     def keep(self, keys: tuple[Key, ...], balances: Sequence[Balance]) -> None:
-        """Keep a chain that was found to be there with all its accounts for the second time, if none of them has a
+        """Keep the purse of a chain whose accounts were found to be there for the second time, if none of them has a
         period.
         """
         if self._seen_once.get(id(keys)) is not keys:
@@ -180,9 +180,9 @@ class Books:
             return
         if any(b.account.period is not None for b in balances):
             return
-        if len(self._standings) >= MOST_CHAINS:
-            self._standings.clear()
-        self._standings[id(keys)] = Standing(keys, balances)
+        if len(self._purses) >= MOST_CHAINS:
+            self._purses.clear()
+        self._purses[id(keys)] = Purse(keys, balances)
 
     def keys(self, accounts: tuple[Account, ...]) -> tuple[Key, ...]:
         """The keys of these accounts. The same tuple has the same keys: calls with one token share it, and to make the

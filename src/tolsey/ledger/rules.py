@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from tolsey.ledger.books import Balance, Books, Hold, Window
+from tolsey.ledger.books import Balance, Books, Hold, Window, WindowKey
 from tolsey.ledger.events import (
     Annul,
     Claimed,
@@ -97,10 +97,10 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         if claimed is not None and at - claimed.at < CLAIM_NS:
             # As it is now: a later event of the group may close it.
             return Repeated(event.claim, replace(claimed))
-    standing = None if counters else books.stands(chain)
+    purse = None if counters else books.purse_of(chain)
     balances: Sequence[Balance]
-    if standing is not None and standing.left() >= event.amount:
-        balances, fresh = standing.balances, False
+    if purse is not None and purse.left() >= event.amount:
+        balances, fresh = purse.balances, False
     else:
         funds = _funds(books, event, chain, counters, at)
         if not isinstance(funds, _Funds):
@@ -122,12 +122,12 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
     if fresh:
         books.balances.update(zip(chain + counters, balances, strict=True))
     hold = books.holds[event.hold] = Hold(event.hold, chain, event.amount, owner, at, counters)
-    if standing is None:
+    if purse is None:
         _move(books, hold, event.amount, NANO, 0, 0)
         remaining = _remaining(books, chain, at)
     else:
-        books.touch(standing)
-        remaining = standing.hold(event.amount)
+        books.touch(purse)
+        remaining = purse.hold(event.amount)
     if event.claim is not None:
         hold.claim = event.claim[:2]
         books.claims[hold.claim] = books.dirty_claims[hold.claim] = Claimed(event.claim, event.hold, at)
@@ -225,38 +225,37 @@ def _move(books: Books, hold: Hold, held: int, held_calls: int, spent: int, call
         _shift(books, hold.counters, hold.at, held_calls, calls * NANO, calls)
 
 
-_TOO_LITTLE: Final = "account {} holds less than its open holds, or has spent less than nothing"
-
-
 def _shift(books: Books, keys: tuple[Key, ...], reserved_at: int, held: int, spent: int, calls: int) -> None:
-    standing = books.stands(keys)
-    if standing is not None:
-        books.touch(standing)
-        for balance in standing.balances:
-            balance.held += held
-            balance.spent += spent
-            balance.calls += calls
-            if balance.held < 0 or balance.spent < 0:
-                raise AssertionError(_TOO_LITTLE.format(balance.account.id))
-        return
-    for key in keys:
-        balance = books.dirty[key] = books.balances[key]
+    purse = books.purse_of(keys)
+    if purse is None:
+        balances: Sequence[Balance] = [books.balances[key] for key in keys]
+        books.dirty.update(zip(keys, balances, strict=True))
+    else:
+        balances = purse.balances
+        books.touch(purse)
+    for balance in balances:
         balance.held += held
         balance.spent += spent
         balance.calls += calls
         if balance.held < 0 or balance.spent < 0:
-            raise AssertionError(_TOO_LITTLE.format(balance.account.id))
-        if balance.account.period is not None:
-            at = (key, window(balance.account.period, reserved_at)[0])
-            stands = books.windows.get(at)
-            if stands is None:
-                # One that was closed long ago is of no account any more: there is nothing to limit in it.
-                if held <= 0:
-                    continue
-                stands = books.windows[at] = Window()
-            stands.held += held
-            stands.spent += spent
-            books.dirty_windows[at] = stands
+            id_ = balance.account.id
+            raise AssertionError(f"account {id_} holds less than its open holds, or has spent less than nothing")
+    if purse is None:
+        for key, balance in zip(keys, balances, strict=True):
+            if balance.account.period is not None:
+                _shift_window(books, (key, window(balance.account.period, reserved_at)[0]), held, spent)
+
+
+def _shift_window(books: Books, at: WindowKey, held: int, spent: int) -> None:
+    stands = books.windows.get(at)
+    if stands is None:
+        # One that was closed long ago is of no account any more: there is nothing to limit in it.
+        if held <= 0:
+            return
+        stands = books.windows[at] = Window()
+    stands.held += held
+    stands.spent += spent
+    books.dirty_windows[at] = stands
 
 
 def _resolve(
@@ -354,15 +353,15 @@ def _grant(books: Books, event: Grant, at: int, owner: int) -> Outcome:
     if account.limit is None:
         return Conflict(f"account {account.id} has no limit that could be raised")
     running = None if account.period is None else (event.key, window(account.period, at)[0])
-    purse = balance if running is None else books.windows.get(running) or Window()
-    if not (event.amount > 0 and account.limit + purse.granted + event.amount <= MAX_NANO):
+    stands = balance if running is None else books.windows.get(running) or Window()
+    if not (event.amount > 0 and account.limit + stands.granted + event.amount <= MAX_NANO):
         return Conflict("a grant is above 0, and a limit with all its grants fits an amount")
-    purse.granted += event.amount
-    if isinstance(purse, Balance):
-        books.dirty[event.key] = purse
+    stands.granted += event.amount
+    if isinstance(stands, Balance):
+        books.dirty[event.key] = stands
         books.relimit()
     elif running is not None:
-        books.windows[running] = books.dirty_windows[running] = purse
+        books.windows[running] = books.dirty_windows[running] = stands
     books.entries.append(Entry(Kind.GRANT, at, None, event.key, event.amount, owner, event.note))
     return Granted(account.id, event.amount, _left(books, balance, at))
 
