@@ -58,8 +58,21 @@ async def test_holds_are_found_by_their_ids_however_few_there_were(gateways: Gat
     plan = await session.db.fetch(f"EXPLAIN EXECUTE group_of_events ({', '.join(['NULL'] * 25)})")
     lines = [row[0] for row in plan]
     (at,) = [number for number, line in enumerate(lines) if "on hold" in line and "Scan" in line]
-    assert "Index Cond: (id = ANY " in lines[at + 1]
+    assert "Index Cond: (id = ANY (($24)::text[]))" in lines[at + 1]
     await session.db.close()
+
+
+@pytest.mark.parametrize(
+    "note", ["", "NULL", ",", '{"a", b}', "back\\slash \\", 'GET /"x"', "tab\t, line\n", "größer 語"]
+)
+async def test_a_note_is_kept_as_it_is(gateways: Gateways, note: str) -> None:
+    """Among others, as a group's come in one array that is written as text."""
+    one = await gateways.open("o1")
+    await one.write([Reserve("h1", TEAM, 1, "before"), Reserve("h2", TEAM, 1, note), Reserve("h3", TEAM, 1, "after")])
+    async with asking(gateways.url) as db:
+        rows = await db.fetch("SELECT hold, note FROM tolsey.entry WHERE kind = 'reserve' ORDER BY n")
+    assert [tuple(row) for row in rows] == [("h1", "before"), ("h2", note), ("h3", "after")]
+    await add_up(gateways.url)
 
 
 async def test_each_gateway_sees_what_the_others_wrote(gateways: Gateways) -> None:

@@ -11,7 +11,7 @@ holds) is read once the account is locked.
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
@@ -22,6 +22,7 @@ from tolsey.ledger.events import (
     Annul,
     Claim,
     Claimed,
+    Entry,
     Event,
     Grant,
     Key,
@@ -177,7 +178,7 @@ class Rows:
                 self._remember(row)
         known = {found[0]: found[1] for key in wanted if (found := self._accounts.get(key)) is not None}
         asked = clock.local()
-        rows = await db.fetch(sql.LOCK, sql.array(sorted(known)))
+        rows = await db.fetch(sql.LOCK, sql.numbers(sorted(known)))
         group.at = clock.heard(asked, *rows[-1][7:9])
         group.last = rows[-1][9] or 0
         for n, granted, spent, held, calls, open_, observed, *_ in rows:
@@ -293,18 +294,18 @@ class Rows:
             group.at,
             config,
             *lines,
-            sql.array([n for n, _ in moved]),
-            sql.array([b.granted for _, b in moved]),
-            sql.array([b.spent for _, b in moved]),
-            sql.array([b.held for _, b in moved]),
-            sql.array([b.calls for _, b in moved]),
-            sql.array([b.open for _, b in moved]),
-            sql.array([b.observed for _, b in moved]),
+            sql.numbers([n for n, _ in moved]),
+            sql.numbers([b.granted for _, b in moved]),
+            sql.numbers([b.spent for _, b in moved]),
+            sql.numbers([b.held for _, b in moved]),
+            sql.numbers([b.calls for _, b in moved]),
+            sql.numbers([b.open for _, b in moved]),
+            sql.numbers([b.observed for _, b in moved]),
             b"".join([each for _, each in sealed]),
             0 if place is None else place - len(sealed),
             place,
             head,
-            sql.array(group.closed),
+            sql.texts(group.closed),
             group.at if are_of_calls(entries) else None,
         )
         if moved_to is not None:
@@ -333,11 +334,9 @@ class Rows:
     def _lines(self, group: Group) -> tuple[list[str], int]:
         """The entries, column by column, and how many open holds they close that were there before."""
         books, numbers, opened = group.books, group.numbers, group.opened
-        if not books.entries:
-            return ["{}"] * 8, 0
         known = 0
-        held: list[int | None] = []
-        kinds, _, holds, leaves, amounts, _, notes, counters, untils = zip(*books.entries, strict=True)
+        columns = [*zip(*books.entries, strict=True)] or [()] * len(Entry._fields)
+        kinds, _, holds, leaves, amounts, _, notes, counters, untils = columns
         for kind, hold in zip(kinds, holds, strict=True):
             if hold is None:
                 continue
@@ -346,19 +345,18 @@ class Rows:
             elif kind in RESOLUTIONS:
                 known += opened.pop(hold, None) is None
                 group.closed.append(hold)
-        for kind, hold in zip(kinds, holds, strict=True):
-            held.append(opened[hold].amount if kind is Kind.RESERVE and hold in opened else None)
-        columns: list[Sequence[Any]] = [
-            kinds,
-            [hold or "" for hold in holds],
-            [None if leaf is None else numbers[leaf] for leaf in leaves],
-            _any([None if counter is None else numbers[counter] for counter in counters]),
-            amounts,
-            _any(untils),
-            notes,
-            _any(held),
-        ]
-        return [sql.array(column) for column in columns], known
+        still = zip(kinds, holds, strict=True)
+        held = [opened[hold].amount if kind is Kind.RESERVE and hold in opened else None for kind, hold in still]
+        return [
+            sql.texts(kinds),
+            sql.texts([hold or "" for hold in holds]),
+            sql.numbers([None if leaf is None else numbers[leaf] for leaf in leaves]),
+            sql.numbers(_any([None if counter is None else numbers[counter] for counter in counters])),
+            sql.numbers(amounts),
+            sql.numbers(_any(untils)),
+            sql.texts(notes),
+            sql.numbers(_any(held)),
+        ], known
 
     async def _write_rest(self, db: Db, group: Group) -> None:
         books = group.books

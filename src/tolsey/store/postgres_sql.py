@@ -1,26 +1,28 @@
 """The statements with which a group reads and writes its rows. Each finds its rows by an index, whatever their number.
 
 What comes in is an array for each column: a statement is prepared once, for any number of rows. Those of every call
-come as text, as `array` writes it.
+come as text, as `numbers` and `texts` write it.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 
-def array(column: Sequence[str | int | None]) -> str:
-    """An array as PostgreSQL reads it. asyncpg asks of each value of a list whether it is an array too, which costs a
-    call more than its rules do.
+def numbers(column: Sequence[int | None]) -> str:
+    """An array of numbers as PostgreSQL reads it. asyncpg asks of each value of a list whether it is an array too,
+    which costs a call more than its rules do.
     """
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in column]) + "}"
+
+
+def texts(column: Sequence[str]) -> str:
+    """The same of texts."""
     if not column:
         return "{}"
-    if not isinstance(column[0], str):
-        return "{" + ",".join(["NULL" if value is None else str(value) for value in column]) + "}"
-    texts = [value for value in column if isinstance(value, str)]
-    together = "".join(texts)
+    together = "".join(column)
     if '"' in together or "\\" in together:
-        texts = [text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
-    return '{"' + '","'.join(texts) + '"}'
+        column = [text.replace("\\", "\\\\").replace('"', '\\"') for text in column]
+    return '{"' + '","'.join(column) + '"}'
 
 
 KEYED: Final = """
