@@ -1,5 +1,6 @@
 """When a SQLite ledger is on disk: after each group, and not while others wait for their turn."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests.ledgers import Ledgers, journal, purse, say
 from tests.reading import fsck
+from tolsey.errors import LedgerFull, LedgerUnavailable
 from tolsey.ledger.events import Open, Reserve, Settle
 from tolsey.store.sqlite_file import Durability
 from tolsey.testing import NOON
@@ -30,7 +32,8 @@ def test_a_group_is_synced_once_it_is_committed_and_the_turn_is_free(
     real = os.fdatasync
 
     def watch(fd: int) -> None:
-        # Raises if the turn is still taken, by waiting for longer than a test may.
+        assert other.turn.try_take()
+        other.turn.give()
         other.run([Open(purse(f"other{len(synced)} 1")[0])], NOON)
         synced.append((Path(os.readlink(f"/proc/self/fd/{fd}")).name, len(journal(ledgers.path))))
         real(fd)
@@ -41,6 +44,23 @@ def test_a_group_is_synced_once_it_is_committed_and_the_turn_is_free(
     assert synced == ([("ledger.db-wal", 2), ("ledger.db-wal", 5)] if durability == "full" else [])
     assert [say(outcome) for outcome in ledger.run([Settle("h2", 1)], NOON)] == ["settle 1"]
     assert fsck(ledgers.path).difference is None
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.ENOSPC, LedgerFull), (errno.EIO, LedgerUnavailable)])
+def test_a_sync_that_fails_says_why(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[LedgerUnavailable]
+) -> None:
+    ledger = ledgers.open("o1", durability="full")
+
+    def fail(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(LedgerUnavailable, match=f"cannot be synced: .*{os.strerror(number)}") as found:
+            ledger.run([Reserve("h1", ROOT, 60)], NOON)
+    assert found.type is raised
+    assert [say(outcome) for outcome in ledger.run([Reserve("h1", ROOT, 60)], NOON)] == ["granted, 40 left"]
 
 
 def test_a_wal_that_was_begun_anew_is_synced_too(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
