@@ -264,7 +264,7 @@ def programs(config: Config) -> Iterator[Finding]:
     """Whether each MCP server that is a program is there to be run; none is started."""
     for name, program in _programs(config).items():
         command = program.command[0]
-        env = environment(os.environ, {name: value.reveal() for name, value in program.env})
+        env = environment(os.environ, {key: value.reveal() for key, value in program.env})
         found = shutil.which(command, path=env.get("PATH"))
         if found is None:
             yield Finding(
@@ -282,10 +282,9 @@ def _programs(config: Config) -> dict[str, Program]:
 
 def upstreams(config: Config) -> Iterator[Finding]:
     """Whether each upstream takes a connection; nothing is sent on it."""
-    if not config.upstreams and _programs(config):
-        return
     if not config.upstreams:
-        yield Finding("upstream", "note", "the config has none", "add an [[upstream]] and a [[route]]")
+        if not _programs(config):
+            yield Finding("upstream", "note", "the config has none", "add an [[upstream]] and a [[route]]")
         return
     yield from asyncio.run(_upstreams(config))
 
