@@ -220,6 +220,36 @@ async def test_nobody_is_expired_within_a_lease_of_a_restart_or_a_promotion(gate
     assert await keeper.expire() == 1
 
 
+async def test_two_that_see_a_new_server_at_once_write_it_down_once(gateways: Gateways) -> None:
+    keepers = [await gateways.open(f"o{n}") for n in range(2)]
+    await keepers[0].expire()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%server%'"
+    async with asking(gateways.url) as db, asking(gateways.url) as watching:
+        await db.execute("UPDATE server SET timeline = '0000000A'")
+        async with db.transaction():
+            await db.execute("SELECT * FROM server FOR UPDATE")
+            looks = [asyncio.create_task(keeper.expire()) for keeper in keepers]
+            async with asyncio.timeout(10):
+                while await watching.fetchval(waiting) < 2:
+                    pass
+        assert await asyncio.gather(*looks) == [0, 0]
+        assert await db.fetchval("SELECT count(*) FROM server") == 1
+    await seen_long_ago(gateways.url)
+    assert [await keeper.expire() for keeper in keepers] == [0, 0]
+
+
+async def test_a_server_that_was_written_down_twice_is_healed(gateways: Gateways) -> None:
+    """As it could be up to version 8."""
+    await (await gateways.open("o1")).close()
+    async with asking(gateways.url) as db:
+        await db.execute("ALTER TABLE server DROP COLUMN alone")
+        await db.execute("INSERT INTO server VALUES (now(), '00000001', 0), (now(), '00000001', 1)")
+        await db.execute("UPDATE ledger SET version = 8")
+    again = await gateways.open("o2")
+    assert await again.expire() == 0
+    assert await rows(gateways.url, "SELECT count(*) FROM server") == [(1,)]
+
+
 async def test_an_owner_wrongly_taken_for_dead_is_fenced_and_begins_anew(gateways: Gateways) -> None:
     one, keeper = await gateways.open("o1"), await gateways.open()
     await one.write([Reserve("h1", ROOT, 5)])

@@ -22,7 +22,7 @@ from tolsey.store.sealing_postgres import seal_all
 SCHEMA: Final = "tolsey"
 """The schema that the ledger's tables are in."""
 
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 """How many files of `schema/postgres/` a ledger of this version has gone through."""
 
 SEALED_FROM: Final = 6

@@ -46,8 +46,10 @@ _LOOK: Final = """
     FROM (SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline) t LEFT JOIN server s ON true
 """
 _SEE_SERVER: Final = """
-    WITH gone AS (DELETE FROM server)
-    INSERT INTO server SELECT pg_postmaster_start_time(), left(pg_walfile_name(pg_current_wal_lsn()), 8), now_ns()
+    INSERT INTO server (started, timeline, since)
+    VALUES (pg_postmaster_start_time(), left(pg_walfile_name(pg_current_wal_lsn()), 8), now_ns())
+    ON CONFLICT (alone) DO UPDATE SET started = excluded.started, timeline = excluded.timeline, since = excluded.since
+    WHERE (server.started, server.timeline) <> (excluded.started, excluded.timeline)
 """
 
 
