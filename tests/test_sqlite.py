@@ -284,7 +284,7 @@ def test_a_checkpoint_is_taken_under_the_turn(ledgers: Ledgers, connections: lis
     ledger.turn = Told(ledgers.path)
     connections[-1].set_trace_callback(said.append)
     ledger.checkpoint()
-    assert said == ["took the turn", "PRAGMA wal_checkpoint(TRUNCATE)", "gave the turn"]
+    assert said == ["took the turn", "PRAGMA wal_checkpoint(RESTART)", "gave the turn"]
     assert ledger.wal_bytes() == 0
     assert stands(ledger, ROOT) == [(0, 1)]
 

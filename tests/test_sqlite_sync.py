@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledgers import Ledgers, journal, purse, say
+from tests.ledgers import Ledgers, database, journal, purse, say
 from tests.reading import fsck
 from tolsey.errors import LedgerFull, LedgerUnavailable
 from tolsey.ledger.events import Open, Reserve, Settle
+from tolsey.store import sqlite_file
 from tolsey.store.sqlite_file import Durability
 from tolsey.testing import NOON
 
@@ -63,14 +64,68 @@ def test_a_sync_that_fails_says_why(
     assert [say(outcome) for outcome in ledger.run([Reserve("h1", ROOT, 60)], NOON)] == ["granted, 40 left"]
 
 
-def test_a_wal_that_was_begun_anew_is_synced_too(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint leaves the file in its place: what is synced afterwards is still the WAL that is written."""
+def wal_size(ledgers: Ledgers) -> int:
+    return os.stat(f"{ledgers.path}-wal").st_size
+
+
+def test_a_wal_that_was_copied_is_overwritten(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync of a file that does not grow is faster. What is synced is still the WAL that is written."""
     ledger = ledgers.open("o1", durability="full")
+    ledger.run([Reserve("h0", ROOT, 1)], NOON)
+    assert ledger.wal_bytes() == wal_size(ledgers)
     synced: list[os.stat_result] = []
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.fstat(fd)))
-    for n in range(3):
-        ledger.run([Reserve(f"h{n}", ROOT, 1)], NOON)
-        now = os.stat(f"{ledgers.path}-wal")
-        assert (synced[-1].st_ino, synced[-1].st_size) == (now.st_ino, now.st_size)
+    for n in range(1, 4):
+        size, inode = wal_size(ledgers), os.stat(f"{ledgers.path}-wal").st_ino
         ledger.checkpoint()
+        assert ledger.wal_bytes() == 0
+        ledger.run([Reserve(f"h{n}", ROOT, 1)], NOON)
+        assert (synced[-1].st_ino, synced[-1].st_size) == (inode, size) == (inode, wal_size(ledgers))
+        assert 0 < ledger.wal_bytes() < size
     assert len(synced) == 3
+    with database(ledgers.path) as db:
+        assert db.execute("SELECT count(*) FROM entry").fetchone() == (4,)
+    assert fsck(ledgers.path).difference is None
+
+
+def test_what_others_wrote_after_a_copy_waits_to_be_copied(ledgers: Ledgers) -> None:
+    ledger, other = ledgers.open("o1"), ledgers.open("o2")
+    ledger.run([Reserve("h1", ROOT, 1)], NOON)
+    with database(ledgers.path) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM entry").fetchone()
+        ledger.checkpoint()
+        assert ledger.wal_bytes() == wal_size(ledgers), "a reader keeps it from being begun anew"
+        before = wal_size(ledgers)
+        other.run([Reserve("h2", ROOT, 1)], NOON)
+        assert ledger.wal_bytes() == wal_size(ledgers) > before
+    ledger.checkpoint()
+    assert ledger.wal_bytes() == 0
+    other.run([Reserve("h3", ROOT, 1)], NOON)
+    assert 0 < ledger.wal_bytes() < wal_size(ledgers)
+
+
+def test_a_wal_that_grew_too_large_is_cut_back(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "MOST_KEPT_BYTES", 100_000)
+    ledger = ledgers.open("o1")
+    for n in range(20):
+        ledger.run([Reserve(f"h{n}", ROOT, 1)], NOON)
+    assert wal_size(ledgers) > 200_000
+    ledger.checkpoint()
+    ledger.run([Settle("h1", 1)], NOON)
+    assert 0 < ledger.wal_bytes() <= wal_size(ledgers) <= 100_000
+    assert fsck(ledgers.path).difference is None
+
+
+def test_a_ledger_that_cannot_be_synced_is_not_opened_and_leaves_nothing_open(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(LedgerUnavailable, match="cannot be synced"):
+            ledgers.open("o1", durability="full")
+    assert set(os.listdir("/proc/self/fd")) == before

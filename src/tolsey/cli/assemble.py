@@ -1,5 +1,6 @@
 """From a Config to the parts of a gateway."""
 
+import asyncio
 import hmac
 import itertools
 import os
@@ -34,6 +35,7 @@ from tolsey.store.book import Book
 from tolsey.store.contract import Ledger
 from tolsey.store.embedded import EmbeddedLedger
 from tolsey.store.invoices import Invoicer, Patient
+from tolsey.store.kernel_sync import KernelSync
 from tolsey.store.keyring import Keyring, LiveKeyring, check_ledger
 from tolsey.store.lightning_fake import FakeNode
 from tolsey.store.outside import FilePlace, Outside, Place, Stdout, Webhook
@@ -329,7 +331,8 @@ async def _open(config: Config, new_id: str, *, create: bool) -> Ledger:
             url, durability=durability, seconds=timeout, now=time.time_ns, new_id=new_id, create=create
         )
     file = SqliteLedger(config.ledger.path, durability=durability, now=time.time_ns(), new_id=new_id, create=create)
-    return EmbeddedLedger(file, timeout=timeout, now=time.time_ns)
+    syncs = KernelSync.of(asyncio.get_running_loop())
+    return EmbeddedLedger(file, timeout=timeout, now=time.time_ns, syncs=syncs)
 
 
 def revocations_of(config: Config, ledger_id: str) -> Source:

@@ -14,9 +14,10 @@ from tolsey.ledger.events import Event, Key, Kind, Outcome
 from tolsey.ledger.revoking import Revised, Revoke, Unrevoke
 from tolsey.store import approvals_sqlite, ballast, revocations_sqlite
 from tolsey.store.contract import Make, TallyRow
+from tolsey.store.kernel_sync import KernelSync
 from tolsey.store.sealing_sqlite import checkpoint
 from tolsey.store.sqlite import SqliteLedger
-from tolsey.store.sqlite_file import CLOSE_SECONDS
+from tolsey.store.sqlite_file import CLOSE_SECONDS, errors_of
 from tolsey.token.chain import Account
 
 WAL_BYTES: Final = 8 * 1024 * 1024
@@ -37,11 +38,15 @@ def _doubt() -> Iterator[None]:
 class EmbeddedLedger:
     """A `Ledger` (see `contract`) over one SQLite file.
 
-    `timeout` is how long a write waits for its turn, in seconds; `now` returns nanoseconds since the epoch.
+    `timeout` is how long a write waits for its turn, in seconds; `now` returns nanoseconds since the epoch. `syncs`
+    wait for the disk; without them a thread does.
     """
 
-    def __init__(self, ledger: SqliteLedger, *, timeout: float, now: Callable[[], int]) -> None:
+    def __init__(
+        self, ledger: SqliteLedger, *, timeout: float, now: Callable[[], int], syncs: KernelSync | None = None
+    ) -> None:
         self._ledger = ledger
+        self._syncs = syncs
         self._timeout = timeout
         self._now = now
         self._executor = ThreadPoolExecutor(1, "ledger")
@@ -72,7 +77,7 @@ class EmbeddedLedger:
         return self._ledger.time(self._now())
 
     async def write(self, events: Sequence[Event]) -> list[Outcome]:
-        """Run a group of events. A sync of the disk is waited for in a thread, so that streams under way go on."""
+        """Run a group of events. While the disk syncs, the loop goes on."""
         await self._take_turn()
         try:
             outcomes = self._ledger.stage(events, self._now())
@@ -82,8 +87,15 @@ class EmbeddedLedger:
             self._ledger.turn.give()
         if self._ledger.durability == "full":
             with _doubt():
-                await self._in_thread(self._ledger.sync)
+                await self._sync()
         return outcomes
+
+    async def _sync(self) -> None:
+        if self._syncs is not None:
+            with errors_of("the ledger cannot be synced"):
+                if await self._syncs.sync(self._ledger.wal.descriptor):
+                    return
+        await self._in_thread(self._ledger.sync)
 
     async def _take_turn(self) -> None:
         if self._taking is None:
@@ -220,6 +232,8 @@ class EmbeddedLedger:
         closed = asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.close)
         self._executor.shutdown(wait=False)
         await asyncio.wait({closed}, timeout=CLOSE_SECONDS)
+        if self._syncs is not None:
+            self._syncs.close()
 
     async def _in_thread(self, work: Callable[..., _R], *values: object) -> _R:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *values)

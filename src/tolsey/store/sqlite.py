@@ -10,6 +10,7 @@ disk yet, as whatever it syncs comes behind that in the same file. Nobody is tol
 sync is over. `durability="normal"` does not sync: it survives the crash of a process, not a power cut.
 """
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ from tolsey.store.sqlite_file import (
     unavailable,
 )
 from tolsey.store.sqlite_rows import PAYMENT, Rows
+from tolsey.store.wal import Wal
 from tolsey.token.chain import Account
 
 SCHEMA_VERSION: Final = 10
@@ -88,19 +90,19 @@ class SqliteLedger:
         if not create and (not path.exists() or path.stat().st_size == 0):
             raise LedgerMissing(f"there is no ledger at {path}")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self.turn = Turn(path)
-            self._db = connect(path, "normal")
-            self._file = identity(path)
-            self.id: str = self._migrate(new_id, now)
-            # Its own, and not the file's: to close one of those would give up SQLite's locks.
-            self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            self.sync()
-        except LedgerRefused:
-            self._db.close()
-            self.turn.close()
-            raise
+            with contextlib.ExitStack() as opened:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                self.turn = Turn(path)
+                opened.callback(self.turn.close)
+                self._db = connect(path, "normal")
+                opened.callback(self._db.close)
+                self._file = identity(path)
+                self.id: str = self._migrate(new_id, now)
+                self.wal = Wal(path)
+                opened.callback(self.wal.close)
+                self.sync()
+                opened.pop_all()
         except ERRORS as error:
             raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from None
 
@@ -243,7 +245,7 @@ class SqliteLedger:
         if self.durability == "normal":
             return
         try:
-            os.fdatasync(self._wal)
+            self.wal.sync()
         except OSError as error:
             raise unavailable("the ledger cannot be synced", error) from None
 
@@ -410,19 +412,19 @@ class SqliteLedger:
 
     @errors_of("the ledger cannot be written")
     def checkpoint(self) -> None:
-        """Copy the WAL into the file and start it anew, under the turn. Blocks."""
+        """Copy the WAL into the file, to be begun anew, under the turn. Blocks."""
         self.turn.take()
         try:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            busy = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
+            if not busy:
+                self.wal.copied()
         finally:
             self.turn.give()
 
+    @errors_of("the ledger cannot be read")
     def wal_bytes(self) -> int:
-        """The size of the WAL, in bytes."""
-        try:
-            return os.stat(f"{self.path}-wal").st_size
-        except FileNotFoundError:
-            return 0
+        """How much of the WAL a checkpoint would copy, in bytes."""
+        return self.wal.waiting()
 
     def close(self) -> None:
         """End this owner and close the file."""
@@ -441,5 +443,5 @@ class SqliteLedger:
                     self.turn.give()
             self._lock.close()
         self._db.close()
-        os.close(self._wal)
+        self.wal.close()
         self.turn.close()

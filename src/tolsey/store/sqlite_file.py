@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from tolsey.errors import LedgerFull, LedgerMissing, LedgerRefused, LedgerUnavailable
+from tolsey.store.wal import MOST_KEPT_BYTES
 
 MINIMUM_SQLITE: Final = (3, 37, 0)
 CLOSE_SECONDS: Final = 0.5
@@ -60,6 +61,7 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
     db.execute("PRAGMA wal_autocheckpoint = 0")
+    db.execute(f"PRAGMA journal_size_limit = {MOST_KEPT_BYTES}")
     db.execute("PRAGMA trusted_schema = OFF")
     return db
 
