@@ -8,7 +8,10 @@ import pytest
 
 from tests.gateways import Gateway, problem
 from tests.upstreams import Upstream
+from tolsey.gateway import upstream as upstreams
 from tolsey.gateway.bodies import MAX_BODIES, Bodies
+from tolsey.gateway.destination import Whole
+from tolsey.gateway.upstream import WHOLE_BYTES
 
 CONFIG = f"""
 [server]
@@ -119,3 +122,39 @@ def test_a_body_that_is_announced_too_large_is_not_waited_for(gateway: Gateway, 
     with gateway.client() as client:
         client.ask("POST", "/v1/chat/completions", f"Content-Length: {MAX_BODIES + 1}", token=gateway.token())
         assert problem(client.answer())["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("size", [WHOLE_BYTES - 1, WHOLE_BYTES, WHOLE_BYTES + 1, 10 * WHOLE_BYTES])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_was_read_goes_on_as_it_came(
+    gateway: Gateway, upstream: Upstream, size: int, chunked: bool
+) -> None:
+    """Up to `WHOLE_BYTES` it is written with the head; its size is known whether or not the client said it."""
+    body = BODY.ljust(size)
+    with gateway.client() as client:
+        if chunked:
+            client.ask("POST", "/v1/chat/completions", "Transfer-Encoding: chunked", token=gateway.token())
+            for at in range(0, size, 50_000):
+                piece = body[at : at + 50_000]
+                client.say(b"%x\r\n%b\r\n" % (len(piece), piece))
+            client.say(b"0\r\n\r\n")
+        else:
+            client.ask("POST", "/v1/chat/completions", token=gateway.token(), body=body)
+        assert client.answer().status == 200
+    seen = upstream.last()
+    assert (seen.all("content-length"), seen.all("transfer-encoding")) == ([str(size)], [])
+    assert seen.body == body
+
+
+async def test_a_whole_body_is_one_piece() -> None:
+    body = Whole(b"abc")
+    assert [piece async for piece in body] == [b"abc"]
+    assert [piece async for piece in body] == []
+
+
+async def test_a_whole_body_is_written_with_its_head() -> None:
+    """No task is made for it."""
+    api = upstreams.Upstream("api", "http://127.0.0.1:9")
+    exchange = api.request("POST", b"/x", [(b"content-length", b"3")], Whole(b"abc"))
+    assert exchange._head == b"POST /x HTTP/1.1\r\nhost: 127.0.0.1:9\r\ncontent-length: 3\r\n\r\nabc"
+    assert exchange._body is None

@@ -12,7 +12,7 @@ from genai_prices.types import ModelInfo, Usage
 
 from tolsey.config_prices import Model
 from tolsey.model_prices import KnownModels
-from tolsey.pricing.models import INPUT, OUTPUT
+from tolsey.pricing.models import INPUT, OUTPUT, ModelPrice, UnitPrice, UnitPrices, Variant, exact
 from tolsey.units import NANO, parse_amount
 
 SEED = int(os.environ.get("TOLSEY_SEED", "8402"))
@@ -81,6 +81,22 @@ def test_the_models_of_the_config_come_first() -> None:
     other = known.find("openai", "gpt-4o")
     assert other is not None
     assert other.cost({INPUT: 1}, 0, {}) == 9000
+
+
+def test_a_special_way_of_serving_leaves_the_usual_prices_as_they_are() -> None:
+    read, written = (frozenset({("family", "tokens"), ("direction", way)}) for way in ("input", "output"))
+    usual = UnitPrices({INPUT: UnitPrice(read, 3), OUTPUT: UnitPrice(written, 5)})
+    flex = Variant("service_tier", "flex", 0, UnitPrices({INPUT: UnitPrice(read, Fraction(3, 2))}))
+    price = ModelPrice("own", "a test", ((0, usual),), (flex,))
+    for ways, nano in (({}, 8), ({"service_tier": "flex"}, Fraction(13, 2)), ({}, 8)):
+        assert price.cost({INPUT: 1, OUTPUT: 1}, 0, ways) == nano
+        assert price.most("input", 1, 0, ways, cached=True) == nano - 5
+
+
+def test_amounts_that_are_whole_are_ints() -> None:
+    found = [exact(Fraction(4, 2)), exact(Fraction(1, 2))]
+    assert found == [2, Fraction(1, 2)]
+    assert [type(amount) for amount in found] == [int, Fraction]
 
 
 @pytest.mark.parametrize("name", ["nope", "gpt-own", "GPT-OWN-7", "x" * 10_000, "claude-opus-4-5"])

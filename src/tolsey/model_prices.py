@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from tolsey.config_prices import Model
-from tolsey.pricing.models import INPUT, OUTPUT, Dimensions, ModelPrice, UnitPrice, UnitPrices, Variant
+from tolsey.pricing.models import INPUT, OUTPUT, Dimensions, ModelPrice, UnitPrice, UnitPrices, Variant, exact
 from tolsey.token.caveats import glob_matches
 from tolsey.units import NANO
 
@@ -69,11 +69,11 @@ def _own(model: Model, name: str) -> ModelPrice:
         "cache_read_tokens": model.cache_read,
         "cache_write_tokens": model.cache_write,
     }
-    rates = {
-        unit: UnitPrice(_KINDS[unit], Fraction(amount.nano, _MILLION))
+    rates = UnitPrices(
+        (unit, UnitPrice(_KINDS[unit], exact(Fraction(amount.nano, _MILLION))))
         for unit, amount in amounts.items()
         if amount is not None
-    }
+    )
     return ModelPrice(name, "the config", ((0, rates),), (), model.context, model.max_output, model.name)
 
 
@@ -115,7 +115,7 @@ def _rates(prices: "Listed") -> UnitPrices:
     from genai_prices.data_units import unit_data
     from genai_prices.types import TieredPrices
 
-    found: dict[str, UnitPrice] = {}
+    found = UnitPrices()
     for unit, about in unit_data.items():
         price = getattr(prices, about["price_key"], None)
         if price is None:
@@ -123,10 +123,10 @@ def _rates(prices: "Listed") -> UnitPrices:
         each = Fraction(NANO, about["per"])
         dimensions = frozenset(about["dimensions"].items())
         if isinstance(price, TieredPrices):
-            tiers = tuple((tier.start, Fraction(tier.price) * each) for tier in price.tiers)
-            found[unit] = UnitPrice(dimensions, Fraction(price.base) * each, tiers)
+            tiers = tuple((tier.start, exact(Fraction(tier.price) * each)) for tier in price.tiers)
+            found[unit] = UnitPrice(dimensions, exact(Fraction(price.base) * each), tiers)
         else:
-            found[unit] = UnitPrice(dimensions, Fraction(price) * each)
+            found[unit] = UnitPrice(dimensions, exact(Fraction(price) * each))
     return found
 
 

@@ -217,6 +217,13 @@ class Client:
         """Whether the request body was read to its end, and is there to be given again."""
         return self._read is not None
 
+    def take_read(self, limit: int | None) -> bytes | None:
+        """The request body if it was read to its end, once. Raises `BodyTooLarge` beyond `limit` bytes."""
+        read, self._read = self._read, None
+        if read is not None and limit is not None and len(read) > limit:
+            raise BodyTooLarge
+        return read
+
     def body(self, limit: int | None) -> AsyncIterator[bytes]:
         """The request body as it arrives. Raises `BodyTooLarge` beyond `limit` bytes, `BodyBroken` if it ends early."""
         return _Body(self, limit)

@@ -5,6 +5,25 @@ from types import TracebackType
 from typing import Protocol, Self
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Whole:
+    """A request body that is there as a whole, as its one piece."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._taken = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._taken:
+            raise StopAsyncIteration
+        self._taken = True
+        return self.data
+
+
 """Names in lower case."""
 
 

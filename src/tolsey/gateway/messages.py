@@ -9,10 +9,9 @@ from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
-from tolsey.gateway.destination import Exchanged
+from tolsey.gateway.destination import Exchanged, Whole
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import PAYMENT_RECEIPT, CallRecord
-from tolsey.gateway.recorder import Instead
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.upstream import WHOLE_BYTES
@@ -61,17 +60,24 @@ def request_up(
         configured=route.upstream.headers,
         trace=client.record.trace,
     )
-    size = request.size
-    body = None if size == 0 else client.body(route.max_body)
-    if body is not None and client.recorder is not None:
-        body = client.recorder.reading(body)
     if cleared is not None and cleared.quote.reads:
         headers = [header for header in headers if header[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
-    if body is not None and cleared is not None and cleared.quote.body is not None:
-        size, body = len(cleared.quote.body), Instead(body, cleared.quote.body)
-    elif body is not None and size is None and meter is not None:
-        body = meter.reading(body)
+    size = request.size
+    body: AsyncIterator[bytes] | None = None
+    read = None if size == 0 else client.take_read(route.max_body)
+    if read is not None:
+        if client.recorder is not None:
+            client.recorder.sent(read)
+        if cleared is not None and cleared.quote.body is not None:
+            read = cleared.quote.body
+        size, body = len(read), Whole(read)
+    elif size != 0:
+        body = client.body(route.max_body)
+        if client.recorder is not None:
+            body = client.recorder.reading(body)
+        if size is None and meter is not None:
+            body = meter.reading(body)
     if size or (size == 0 and request.method in _WITH_BODY):
         headers.append((b"content-length", str(size).encode("ascii")))
     target = f"{request.path}?{request.query}" if request.query else request.path

@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import httptools
 
+from tolsey.gateway.destination import Whole
 from tolsey.gateway.flow import WriteFlow
 
 IDLE_SECONDS: Final = 4.0
@@ -88,10 +89,14 @@ class Upstream:
         A body without a `content-length` among the headers goes out in chunks.
         """
         chunked = body is not None and not any(name == b"content-length" for name, _ in headers)
+        at_once = b""
+        if isinstance(body, Whole) and not chunked and len(body.data) <= WHOLE_BYTES:
+            # Nothing has to be waited for, and to write it with the head costs no task.
+            at_once, body = body.data, None
         parts = [method.encode("ascii"), b" ", self.prefix, target, self._host_line]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
-        parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+        parts += (b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n", at_once)
         head = b"".join(parts)
         return Exchange(self, head, method == "HEAD", body, chunked)
 

@@ -5,12 +5,11 @@ more than once, the largest is taken.
 """
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from tolsey.pricing.document import DocumentInvalid, read_document
 from tolsey.pricing.llm import MAX_MODEL, Api, Asked
-from tolsey.pricing.models import INPUT, OUTPUT, read_count
+from tolsey.pricing.models import INPUT, OUTPUT, Exact, read_count
 from tolsey.pricing.usage import Usage
 
 _OPENAI_INPUT: Final = {
@@ -26,7 +25,7 @@ _NOT_PRODUCED: Final = frozenset({"type", "role", "id", "call_id", "signature", 
 class Priced(NamedTuple):
     """What a call came to, in nano-units; None where only its worst case is known. `note` says how."""
 
-    nano: Fraction | None
+    nano: Exact | None
     note: str
 
 
@@ -165,7 +164,7 @@ class Answer:
         price = self._asked.price
         fault = usage.fault or self.fault
         if usage.status is not None and usage.status >= 400 and not self.counts and not self.produced:
-            return Priced(Fraction(0), "the provider refused it")
+            return Priced(0, "the provider refused it")
         if price is None:
             return Priced(None, f"no price for {self._asked.model}")
         if fault is not None:
@@ -185,7 +184,7 @@ class Answer:
         read = price.most("input", tokens, now, self.ways, cached=True) or 0
         written = price.most("output", tokens, now, self.ways, cached=True) or 0
         note = f"{price.id}: at most {tokens} tokens in, {shown} out{how}, {price.source}"
-        return Priced(Fraction(tokens * read + shown * written), note)
+        return Priced(tokens * read + shown * written, note)
 
     def _sum(self, counts: Mapping[str, int], how: str) -> Priced:
         price = self._asked.price

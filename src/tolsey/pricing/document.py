@@ -29,9 +29,7 @@ def read_document(data: bytes) -> Any:  # noqa: ANN401 - JSON can be anything
     and for nesting or numbers beyond all measure.
     """
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_object, parse_float=Real, parse_constant=_no_constant
-        )
+        return _DECODER.decode(data.decode("utf-8"))
     except DocumentInvalid:
         raise
     except (ValueError, RecursionError):
@@ -47,6 +45,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise DocumentInvalid(f"it holds {name}, which is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_float=Real, parse_constant=_no_constant)
 
 
 def write_document(document: object) -> bytes:

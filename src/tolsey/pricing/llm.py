@@ -8,12 +8,11 @@ context, and what a provider's own tools may read by nothing.
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from tolsey.errors import Refusal
 from tolsey.pricing.document import DocumentInvalid, read_document, write_document
-from tolsey.pricing.models import MOST_COUNTED, ModelPrice, ModelPrices
+from tolsey.pricing.models import MOST_COUNTED, Exact, ModelPrice, ModelPrices
 
 MAX_BODY: Final = 10_000_000
 """The largest body of an LLM call, in bytes, where its route names none: it is read before anything is held."""
@@ -87,7 +86,7 @@ class Asked(NamedTuple):
     price: ModelPrice | None
     body: bytes
     now: int
-    bound: Fraction | None
+    bound: Exact | None
     why: str
     input_bound: int | None = None
     output_bound: int | None = None
@@ -164,9 +163,8 @@ def _bounded(asked: Asked, document: dict[str, Any], provider: str) -> Asked:
     if api is Api.EMBEDDINGS:
         output = 0
     speed = document.get("speed")
-    asked = asked._replace(hidden=_hides(document, provider, asked.model or ""))
-    if isinstance(speed, str):
-        asked = asked._replace(way={"speed": speed})
+    hidden = _hides(document, provider, asked.model or "")
+    asked = asked._replace(hidden=hidden, way={"speed": speed} if isinstance(speed, str) else {})
     if weight.unbounded is not None:
         return asked._replace(why=weight.unbounded)
     if weight.speaks and not {"input_audio_tokens", "output_audio_tokens"} <= price.rates(asked.now, {}).keys():
@@ -178,10 +176,10 @@ def _bounded(asked: Asked, document: dict[str, Any], provider: str) -> Asked:
         return asked._replace(why="it does not say how many tokens it wants, and the model's limit is not known")
     tokens = tokens if price.context is None else min(tokens, price.context)
     output = output * (document.get("n") or 1) + (len(asked.body) if document.get("prediction") is not None else 0)
-    bound = Fraction(0)
+    bound: Exact = 0
     for way in _ways(price, document, asked.way):
         read = price.most("input", tokens, asked.now, way, cached=provider == "openai" or weight.caches)
-        written = price.most("output", tokens, asked.now, way, cached=True) if output else Fraction(0)
+        written = price.most("output", tokens, asked.now, way, cached=True) if output else 0
         if read is None or written is None:
             return asked._replace(why=f"the model {price.id} has no price for this kind of call")
         bound = max(bound, tokens * read + output * written)

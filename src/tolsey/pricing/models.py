@@ -7,7 +7,11 @@ of the two. What is counted under a unit that is priced is not counted again und
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Final, Protocol
+
+Exact = int | Fraction
+"""An amount in nano-units, exactly: an int where it is whole, since fractions take twenty times as long."""
 
 Dimensions = frozenset[tuple[str, str]]
 """Of a unit: `{("family", "tokens"), ("direction", "input"), ("token_type", "cache_read")}`."""
@@ -28,6 +32,11 @@ MOST_COUNTED: Final = 10**12
 """The largest count that is taken for a usage."""
 
 
+def exact(amount: Fraction) -> Exact:
+    """The same amount, as an int if it is whole."""
+    return amount.numerator if amount.denominator == 1 else amount
+
+
 @dataclass(frozen=True, slots=True)
 class UnitPrice:
     """What one of a unit costs, in nano-units. From more than `tiers[n][0]` tokens of input on, it is `tiers[n][1]` for
@@ -35,20 +44,45 @@ class UnitPrice:
     """
 
     dimensions: Dimensions
-    base: Fraction
-    tiers: tuple[tuple[int, Fraction], ...] = ()
+    base: Exact
+    tiers: tuple[tuple[int, Exact], ...] = ()
 
-    def at(self, tokens: int) -> Fraction:
+    def at(self, tokens: int) -> Exact:
         """The rate of a call with so many tokens of input."""
         return next((rate for start, rate in reversed(self.tiers) if tokens > start), self.base)
 
-    def most(self, tokens: int) -> Fraction:
+    def most(self, tokens: int) -> Exact:
         """The highest rate of a call with at most so many tokens of input."""
         return max([self.base] + [rate for start, rate in self.tiers if tokens > start])
 
 
-UnitPrices = Mapping[str, UnitPrice]
-"""By the unit's name."""
+class UnitPrices(dict[str, UnitPrice]):
+    """By the unit's name. They do not change once they are asked."""
+
+    @cached_property
+    def narrowest_first(self) -> tuple[tuple[str, UnitPrice, tuple[str, ...]], ...]:
+        """Each unit with its price and the units that are narrower, which come before it."""
+        names = sorted(self, key=lambda unit: (-len(self[unit].dimensions), unit))
+        return tuple(
+            (unit, self[unit], tuple(other for other in names if self[unit].dimensions < self[other].dimensions))
+            for unit in names
+        )
+
+    @cached_property
+    def _of_direction(self) -> dict[tuple[str, bool], tuple[UnitPrice, ...]]:
+        return {}
+
+    def of_direction(self, direction: str, *, cached: bool) -> tuple[UnitPrice, ...]:
+        """The prices of the tokens of a direction; with `cached` false, not of those written to a cache."""
+        found = self._of_direction.get((direction, cached))
+        if found is None:
+            of_tokens = {("family", "tokens"), ("direction", direction)}
+            found = self._of_direction[direction, cached] = tuple(
+                price
+                for price in self.values()
+                if of_tokens <= price.dimensions and (cached or ("token_type", "cache_write") not in price.dimensions)
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,43 +113,37 @@ class ModelPrice:
 
     def rates(self, now: int, ways: Mapping[str, str]) -> UnitPrices:
         """The rates at an instant for a call that is served in these ways."""
-        rates = dict(next((rates for since, rates in reversed(self.periods) if since <= now), self.periods[0][1]))
+        rates = next((rates for since, rates in reversed(self.periods) if since <= now), self.periods[0][1])
         taken: set[str] = set()
         for variant in self.variants:
             if variant.since <= now and ways.get(variant.key) == variant.value:
-                rates |= {unit: rate for unit, rate in variant.rates.items() if unit not in taken}
+                rates = UnitPrices(rates | {unit: rate for unit, rate in variant.rates.items() if unit not in taken})
                 taken |= variant.rates.keys()
         return rates
 
-    def cost(self, counts: Counts, now: int, ways: Mapping[str, str]) -> Fraction:
+    def cost(self, counts: Counts, now: int, ways: Mapping[str, str]) -> Exact:
         """What these counts cost, in nano-units. Raises ValueError, which says why, where they make no sense."""
         rates = self.rates(now, ways)
         if any(count and unit not in rates and unit not in _IN_WIDER for unit, count in counts.items()):
             raise ValueError(f"{self.id} has no price for all that was used")
-        narrowest = sorted(rates, key=lambda unit: (-len(rates[unit].dimensions), unit))
         own: dict[str, int] = {}
-        total = Fraction(0)
-        for unit in narrowest:
-            narrower = sum(own[other] for other in own if rates[unit].dimensions < rates[other].dimensions)
-            own[unit] = counts.get(unit, 0) - narrower
+        total: Exact = 0
+        for unit, price, narrower in rates.narrowest_first:
+            own[unit] = counts.get(unit, 0) - sum([own[other] for other in narrower])
             if own[unit] < 0:
                 raise ValueError(f"more was counted in parts of {unit} than in all")
-            total += own[unit] * rates[unit].at(counts.get(INPUT, 0))
+            if own[unit]:
+                total += own[unit] * price.at(counts.get(INPUT, 0))
         return total
 
-    def most(self, direction: str, tokens: int, now: int, ways: Mapping[str, str], *, cached: bool) -> Fraction | None:
+    def most(self, direction: str, tokens: int, now: int, ways: Mapping[str, str], *, cached: bool) -> Exact | None:
         """The most that one token of a direction (`input`, `output`) can cost in a call with at most `tokens` of input,
         None where the model has no price for it. With `cached` false nothing is written to the provider's cache.
         """
         rates = self.rates(now, ways)
         if f"{direction}_tokens" not in rates:
             return None
-        of_tokens = {("family", "tokens"), ("direction", direction)}
-        return max(
-            rate.most(tokens)
-            for rate in rates.values()
-            if of_tokens <= rate.dimensions and (cached or ("token_type", "cache_write") not in rate.dimensions)
-        )
+        return max([price.most(tokens) for price in rates.of_direction(direction, cached=cached)])
 
 
 class ModelPrices(Protocol):

@@ -14,7 +14,7 @@ from tolsey.errors import AmountInvalid, Refusal
 from tolsey.pricing.answers import Answer
 from tolsey.pricing.document import DocumentInvalid, Real, parse_quantity, quantity, read_document, resolve
 from tolsey.pricing.llm import MAX_BODY, Asked, read_request
-from tolsey.pricing.models import ModelPrices
+from tolsey.pricing.models import Exact, ModelPrices
 from tolsey.pricing.usage import Usage
 from tolsey.units import NANO, Amount
 
@@ -176,15 +176,16 @@ class Quote:
         """What a call that grows has cost up to now, in nano-units."""
         return self._up(self._grown(usage))
 
-    def _grown(self, usage: Usage) -> Fraction:
+    def _grown(self, usage: Usage) -> Exact:
         price = self.price
-        return (
-            Fraction(price.flat)
-            + Fraction(price.per_second * usage.ns, NANO)
-            + Fraction(price.per_request_mb * usage.sent + price.per_response_mb * usage.received, MB)
-        )
+        grown: Exact = price.flat
+        if price.per_second:
+            grown += Fraction(price.per_second * usage.ns, NANO)
+        if price.per_request_mb or price.per_response_mb:
+            grown += Fraction(price.per_request_mb * usage.sent + price.per_response_mb * usage.received, MB)
+        return grown
 
-    def _up(self, exact: Fraction) -> int:
+    def _up(self, exact: Exact) -> int:
         nano = -(-exact.numerator // exact.denominator)
         return nano if self.price.at_most is None or self.asked is not None else min(nano, self.price.at_most)
 
@@ -329,7 +330,7 @@ class Tariff:
                 return Refusal("unpriceable", f"what the call may cost is not known: {why}")
             exact += price.at_most or 0 if asked.bound is None else asked.bound
         elif price.reported is not None:
-            exact = Fraction(price.at_most or 0)
+            exact = price.at_most or 0
         try:
             return Quote(Amount(empty._up(exact), price.unit), price, size, asked, rule)
         except AmountInvalid:

@@ -1,11 +1,10 @@
 """What the gateway itself asks a server, on behalf of a client: everything that is not a call, and costs nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 from tolsey.gateway import headers as header_rules
-from tolsey.gateway.destination import Headers
+from tolsey.gateway.destination import Headers, Whole
 from tolsey.gateway.mcp.messages import Message, read_message
 from tolsey.gateway.mcp.relay import read_whole
 from tolsey.gateway.mcp.servers import Server
@@ -88,7 +87,7 @@ async def ask(
     try:
         async with (
             asyncio.timeout(upstream.timeout),
-            upstream.request(method, target_of(server), headers, _Once(body) if body else None) as exchange,
+            upstream.request(method, target_of(server), headers, Whole(body) if body else None) as exchange,
         ):
             session = next((value for name, value in exchange.headers if name == SESSION), b"").decode("latin-1")
             if len(session) > MAX_INNER:
@@ -121,22 +120,6 @@ def _answer(data: bytes, wanted: bytes) -> Message | None:
     message = read_message(data)
     right = isinstance(message, Message) and message.method is None and message.id == wanted
     return message if right and isinstance(message, Message) else None
-
-
-class _Once:
-    """A body of one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        body, self._body = self._body, None
-        if body is None:
-            raise StopAsyncIteration
-        return body
 
 
 UNREACHABLE: Final = (NotSent, Broken)

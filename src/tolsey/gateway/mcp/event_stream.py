@@ -1,10 +1,11 @@
 """A server of 2024-11-05 over HTTP: one stream of events down, whose first says where messages are posted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
+from tolsey.gateway.destination import Whole
 from tolsey.gateway.mcp.relay import read_whole
 from tolsey.gateway.upstream import Broken, NotSent, Upstream
 from tolsey.pricing.events import Events
@@ -81,7 +82,7 @@ class EventStream:
             (b"content-length", str(len(message)).encode("ascii")),
         ]
         try:
-            async with self._upstream.request("POST", self._target, headers, _once(message)) as exchange:
+            async with self._upstream.request("POST", self._target, headers, Whole(message)) as exchange:
                 if exchange.status // 100 != 2:
                     raise Broken(f"it does not take a message (status {exchange.status})")
                 await read_whole(exchange)
@@ -105,7 +106,3 @@ def _name(raw: bytes) -> bytes:
         if field == b"event":
             return value.strip()
     return b""
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
