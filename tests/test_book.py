@@ -159,6 +159,24 @@ async def test_a_turn_that_comes_late_is_still_in_time(ledgers: Ledgers, ledger:
     turn.close()
 
 
+async def test_a_turn_that_comes_soon_is_asked_for_again_by_the_loop(
+    ledgers: Ledgers, ledger: FaultyLedger, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(self: Turn) -> None:
+        raise AssertionError("a thread waited for it")
+
+    turn = Turn(ledgers.path)
+    turn.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(Turn, "take", take)
+        tasks = later(Reserve("h1", ROOT, 10), book=book)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        turn.give()
+        assert await texts(tasks) == ["granted, 90 left"]
+    turn.close()
+
+
 async def test_a_slow_commit_blocks_nothing(ledger: FaultyLedger, book: Book) -> None:
     async with Ticks() as ticks, waiting_commit(ledger, book):
         before = ticks.count

@@ -380,5 +380,6 @@ def hold_against_the_model(machine: type[LedgerMachine], examples: int) -> None:
     )
 
 
-def test_the_ledger_is_as_the_model_says() -> None:
-    hold_against_the_model(LedgerMachine, 80)
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.slow)])
+def test_the_ledger_is_as_the_model_says(examples: int) -> None:
+    hold_against_the_model(LedgerMachine, examples)

@@ -22,7 +22,7 @@ from tolsey.store.book import Book
 from tolsey.units import NANO
 
 SEED = os.environ.get("TOLSEY_SEED")
-SEEDS = [int(SEED)] if SEED else range(250)
+SEEDS = [int(SEED)] if SEED else range(100)
 
 BOUND = 60
 """Within how many seeds a flaw has to be found."""

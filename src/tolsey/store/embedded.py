@@ -23,6 +23,11 @@ from tolsey.token.chain import Account
 WAL_BYTES: Final = 8 * 1024 * 1024
 """A checkpoint is taken when the WAL is larger than this."""
 
+TRIES: Final = 16
+"""How often the turn is asked for, once in each round of the loop, before a thread waits for it: whoever has it gives
+it back in less time than a thread takes to be woken, and the loop has others to see to meanwhile.
+"""
+
 _R = TypeVar("_R")
 
 
@@ -99,8 +104,10 @@ class EmbeddedLedger:
 
     async def _take_turn(self) -> None:
         if self._taking is None:
-            if self._ledger.turn.try_take():
-                return
+            for _ in range(TRIES):
+                if self._ledger.turn.try_take():
+                    return
+                await asyncio.sleep(0)
             self._taking = asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.turn.take)
             self._taking.add_done_callback(self._taken)
         self._wanted = True
