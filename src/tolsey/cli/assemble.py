@@ -311,7 +311,7 @@ async def reopen_ledger(config: Config, keyring: Keyring) -> Ledger:
     """A worker's own connection to the ledger that its supervisor opened. Raises `LedgerRefused` if it is that no more:
     a worker that starts late may find another file, or another path in the config.
     """
-    ledger = await _open(config, "", create=False)
+    ledger = await _open(config, "", create=False, serves=True)
     refused = await _fault(keyring, ledger)
     if refused is not None:
         await ledger.close()
@@ -319,7 +319,7 @@ async def reopen_ledger(config: Config, keyring: Keyring) -> Ledger:
     return ledger
 
 
-async def _open(config: Config, new_id: str, *, create: bool) -> Ledger:
+async def _open(config: Config, new_id: str, *, create: bool, serves: bool = False) -> Ledger:
     durability: Durability = "normal" if config.ledger.durability == "normal" else "full"
     timeout = config.ledger.timeout
     url = config.ledger.postgresql
@@ -331,7 +331,8 @@ async def _open(config: Config, new_id: str, *, create: bool) -> Ledger:
             url, durability=durability, seconds=timeout, now=time.time_ns, new_id=new_id, create=create
         )
     file = SqliteLedger(config.ledger.path, durability=durability, now=time.time_ns(), new_id=new_id, create=create)
-    syncs = KernelSync.of(asyncio.get_running_loop())
+    # Only where calls are served is it worth its start.
+    syncs = KernelSync.of(asyncio.get_running_loop()) if serves and durability == "full" else None
     return EmbeddedLedger(file, timeout=timeout, now=time.time_ns, syncs=syncs)
 
 

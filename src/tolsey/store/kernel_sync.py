@@ -5,9 +5,8 @@
 import asyncio
 import contextlib
 import os
-from typing import Final, Self
-
-import caio
+from types import ModuleType
+from typing import Any, Final, Self
 
 AT_ONCE: Final = 8
 """How many syncs may be under way."""
@@ -19,19 +18,23 @@ _REFUSED: Final = (OverflowError, ValueError, SystemError)
 class KernelSync:
     """The kernel's syncs for one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Raises SystemError where the kernel has none to give."""
+    def __init__(self, calls: ModuleType, loop: asyncio.AbstractEventLoop) -> None:
+        """Raises SystemError where the kernel has none to give. `calls` is `caio.linux_aio`."""
         self._loop = loop
-        self._context = caio.linux_aio.Context(AT_ONCE)
+        self._operation: Any = calls.Operation
+        self._context: Any = calls.Context(AT_ONCE)
         loop.add_reader(self._context.fileno, self._ready)
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Self | None:
         """Those for a loop; None where there are none."""
+        # Not at the start: it tries the kernel, and that takes as long as the import of a tenth of all modules.
+        import caio
+
         if caio.linux_aio not in caio.variants:
             return None
         try:
-            return cls(loop)
+            return cls(caio.linux_aio, loop)
         except SystemError:
             return None
 
@@ -43,7 +46,7 @@ class KernelSync:
             if not over.done():
                 over.set_result(result)
 
-        operation = caio.linux_aio.Operation.fdsync(descriptor)
+        operation = self._operation.fdsync(descriptor)
         operation.set_callback(done)
         try:
             self._context.submit(operation)
