@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 Headers = list[tuple[bytes, bytes]]
+"""Names in lower case."""
 
 
 class Whole:
@@ -22,9 +23,6 @@ class Whole:
             raise StopAsyncIteration
         self._taken = True
         return self.data
-
-
-"""Names in lower case."""
 
 
 class Exchanged(Protocol):
