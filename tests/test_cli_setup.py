@@ -239,6 +239,28 @@ def test_keys_rotate_and_drop(config: Path) -> None:
     assert answer("verify", second, *c)["verified"]
 
 
+def test_a_dropped_key_is_written_down_first(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    c = ("-c", str(config))
+    answer(*MINT, *c)
+    old = answer("keys", "list", *c)["keys"][0]["id"]
+
+    def said() -> list[str]:
+        return [entry.note for entry in entries(config.parent / "data/ledger.db") if entry.kind == "keys"]
+
+    refusal("keys", "drop", old, *c)
+    assert said() == [], "the current key is not dropped"
+    answer("keys", "rotate", *c)
+
+    def fail(self: Keyring, key_id: str) -> None:
+        raise KeyringError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keyring, "drop", fail)
+        assert refusal("keys", "drop", old, *c)["detail"] == "the disk is gone"
+    assert said()[-1].startswith(f"capability key {old} dropped")
+    assert old in [key["id"] for key in answer("keys", "list", *c)["keys"]]
+
+
 def test_keys_are_changed_also_where_the_ledger_cannot_say_so(config: Path) -> None:
     c = ("-c", str(config))
     assert answer("keys", "rotate", *c)["noted"] is False, "there is no ledger yet"

@@ -110,8 +110,10 @@ def drop(
 
     config, keyring = read_keyring(file)
     kind = next((name for of, name in KIND_NAMES.items() if key_id in keyring.key_ids(of)), "")
-    keyring.drop(key_id)
+    keyring.check_drop(key_id)
+    # First: a key that is gone without a word would be worse than a word too many.
     noted = note_change(config, keyring, f"{kind or 'seal'} key {key_id} dropped", reason)
+    keyring.drop(key_id)
 
     def human() -> None:
         if not kind:

@@ -181,16 +181,19 @@ class Keyring:
 
     def drop(self, key_id: str) -> None:
         """Remove a key: every token minted with it is refused from then on. Refuses to drop a current key."""
+        self._change(lambda content: self._without(content, key_id))
 
-        def without(content: _Content) -> _Content:
-            key = next((key for key in content.keys if key.id == key_id), None)
-            if key is None:
-                raise KeyringError(f"{self.path}: there is no key called {key_id!r}")
-            if key is [other for other in content.keys if other.kind == key.kind][-1]:
-                raise KeyringError(f"{self.path}: {key_id} is the current key of its kind; rotate first")
-            return content.with_keys(*(other for other in content.keys if other is not key))
+    def check_drop(self, key_id: str) -> None:
+        """Raise `KeyringError` for a key that `drop` would refuse."""
+        self._without(self._content, key_id)
 
-        self._change(without)
+    def _without(self, content: _Content, key_id: str) -> _Content:
+        key = next((key for key in content.keys if key.id == key_id), None)
+        if key is None:
+            raise KeyringError(f"{self.path}: there is no key called {key_id!r}")
+        if key is [other for other in content.keys if other.kind == key.kind][-1]:
+            raise KeyringError(f"{self.path}: {key_id} is the current key of its kind; rotate first")
+        return content.with_keys(*(other for other in content.keys if other is not key))
 
     def remember_ledger(self, ledger_id: str, *, entries: int = 0, at: int = 0, replace: bool = False) -> None:
         """Tie the keys to a ledger, and write its first mark. Doing it again changes nothing.
