@@ -10,7 +10,7 @@ import pytest
 from tests.cli import answer, invoke, refusal, tolsey
 from tests.cli_books import TEAM, book, child, spend
 from tests.ledgers import Ledgers, purse
-from tests.reading import sign
+from tests.reading import entries, sign
 from tolsey.audit.canonical import canonical
 from tolsey.audit.proof import check
 from tolsey.ledger.events import Event, Extend, Refund, Reserve, Settle, Void
@@ -263,8 +263,10 @@ def test_rotating(config: Path, c: tuple[str, str], paid: str, tmp_path: Path) -
     answer("export", "--format", "sealed", "-o", str(file), *c)
     for key in (old, found["key"]):
         assert answer("audit", "verify", str(file), "--key", key)["keys"] == [old, found["key"]]
-    lost = answer("audit", "rotate", "--lost", *c)
+    lost = answer("audit", "rotate", "--lost", "--reason", "a disk was stolen", *c)
     assert not lost["announced"]
+    (note,) = [entry.note for entry in entries(config.parent / "data/ledger.db") if lost["key"] in entry.note]
+    assert note.endswith(": a disk was stolen")
     file.unlink()
     answer("export", "--format", "sealed", "-o", str(file), *c)
     assert refusal("audit", "verify", str(file), "--key", old)["code"] == "seal_broken"

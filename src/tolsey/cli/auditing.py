@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from tolsey.audit.sealed import MAX_LINE, Verdict, verify
-from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json
+from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Why
 from tolsey.cli.output import UsageError, emit, printable, say
 from tolsey.cli.program import command, new_app, show_help
 from tolsey.errors import TolseyError
@@ -174,6 +174,7 @@ def rotate(
         bool, typer.Option("--lost", help="The key that signs now is gone, or in wrong hands: begin anew.")
     ] = False,
     file: ConfigFile = DEFAULT_CONFIG,
+    reason: Why = "",
     json: Json = False,
 ) -> None:
     """Add a seal key, which signs from now on. The old one announces it in its last checkpoint.
@@ -198,7 +199,7 @@ def rotate(
         keyring.rotate(SEAL)
         new = seal_keys(keyring)[-1]
         what = f"seal key {new.public.hex()} added" + (", as the one before is lost" if lost else "")
-        await ledger.note(Kind.KEYS, noted(what, user(), ""))
+        await ledger.note(Kind.KEYS, noted(what, user(), reason))
         if wanted is not None and lost:
             await take(ledger, [new], AT_ONCE, anew=True)
         elif wanted is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, line_of
+from tolsey.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Why
 from tolsey.cli.output import emit, say, table, warn
 from tolsey.cli.program import command, new_app, show_help
 from tolsey.errors import LedgerMissing, TolseyError
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 app = new_app("List, rotate and drop the root keys.")
 
 Kind = Literal["capability", "admin", "paid", "approval"]
-
-Why = Annotated[
-    str,
-    typer.Option("--reason", metavar="REASON", callback=line_of, help="Why; it is written into the ledger."),
-]
 
 
 @app.callback(

@@ -67,6 +67,12 @@ def line_of(reason: str) -> str:
     return reason.strip()
 
 
+Why = Annotated[
+    str,
+    typer.Option("--reason", metavar="REASON", callback=line_of, help="Why; it is written into the ledger."),
+]
+
+
 Reason = Annotated[
     str, typer.Option("--reason", metavar="REASON", callback=_said, help="Why; it is written into the ledger.")
 ]
