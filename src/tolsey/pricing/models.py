@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final, Protocol
 
 Exact = int | Fraction
-"""An amount in nano-units, exactly: an int where it is whole, since fractions take twenty times as long."""
+"""An amount in nano-units, exactly. Fractions are slow, so it is an int where it is known to be whole."""
 
 Dimensions = frozenset[tuple[str, str]]
 """Of a unit: `{("family", "tokens"), ("direction", "input"), ("token_type", "cache_read")}`."""
@@ -57,7 +57,7 @@ class UnitPrice:
 
 
 class UnitPrices(dict[str, UnitPrice]):
-    """By the unit's name. They do not change once they are asked."""
+    """By the unit's name. They do not change once a call was priced by them."""
 
     @cached_property
     def narrowest_first(self) -> tuple[tuple[str, UnitPrice, tuple[str, ...]], ...]:
@@ -67,22 +67,6 @@ class UnitPrices(dict[str, UnitPrice]):
             (unit, self[unit], tuple(other for other in names if self[unit].dimensions < self[other].dimensions))
             for unit in names
         )
-
-    @cached_property
-    def _of_direction(self) -> dict[tuple[str, bool], tuple[UnitPrice, ...]]:
-        return {}
-
-    def of_direction(self, direction: str, *, cached: bool) -> tuple[UnitPrice, ...]:
-        """The prices of the tokens of a direction; with `cached` false, not of those written to a cache."""
-        found = self._of_direction.get((direction, cached))
-        if found is None:
-            of_tokens = {("family", "tokens"), ("direction", direction)}
-            found = self._of_direction[direction, cached] = tuple(
-                price
-                for price in self.values()
-                if of_tokens <= price.dimensions and (cached or ("token_type", "cache_write") not in price.dimensions)
-            )
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +127,12 @@ class ModelPrice:
         rates = self.rates(now, ways)
         if f"{direction}_tokens" not in rates:
             return None
-        return max([price.most(tokens) for price in rates.of_direction(direction, cached=cached)])
+        of_tokens = {("family", "tokens"), ("direction", direction)}
+        return max(
+            rate.most(tokens)
+            for rate in rates.values()
+            if of_tokens <= rate.dimensions and (cached or ("token_type", "cache_write") not in rate.dimensions)
+        )
 
 
 class ModelPrices(Protocol):
