@@ -217,11 +217,9 @@ class Client:
         """Whether the request body was read to its end, and is there to be given again."""
         return self._read is not None
 
-    def take_read(self, limit: int | None) -> bytes | None:
-        """The request body if it was read to its end, once. Raises `BodyTooLarge` beyond `limit` bytes."""
+    def take_read(self) -> bytes | None:
+        """The request body if it was read to its end, and within its limit; once."""
         read, self._read = self._read, None
-        if read is not None and limit is not None and len(read) > limit:
-            raise BodyTooLarge
         return read
 
     def body(self, limit: int | None) -> AsyncIterator[bytes]:
@@ -231,8 +229,7 @@ class Client:
     async def piece(self) -> bytes | None:
         """The next piece of the request body, None at its end. Raises `BodyBroken`."""
         if self._read is not None:
-            read, self._read = self._read, None
-            return read
+            return self.take_read()
         if self._body_done:
             return None
         message = await self._receive()

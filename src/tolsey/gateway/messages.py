@@ -65,13 +65,13 @@ def request_up(
         headers.append((b"accept-encoding", b"identity"))
     size = request.size
     body: AsyncIterator[bytes] | None = None
-    read = None if size == 0 else client.take_read(route.max_body)
+    read = None if size == 0 else client.take_read()
     if read is not None:
         if client.recorder is not None:
             client.recorder.sent(read)
         if cleared is not None and cleared.quote.body is not None:
             read = cleared.quote.body
-        size, body = len(read), Whole(read)
+        size, body = len(read), Whole(read) if read else None
     elif size != 0:
         body = client.body(route.max_body)
         if client.recorder is not None:

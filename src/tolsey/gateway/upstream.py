@@ -25,7 +25,9 @@ request that meets the closing is charged and not served.
 
 MOST_IDLE: Final = 256
 WHOLE_BYTES: Final = 64 * 1024
-"""A body that is announced to be no longer than this is read in one piece."""
+"""A body that is announced to be no longer than this is read in one piece, and one that is there is written in one with
+its head.
+"""
 
 MAX_BUFFERED: Final = 256 * 1024
 """How much of an answer waits to be taken before reading pauses, in bytes."""
