@@ -16,12 +16,12 @@ from tolsey.store import approvals_sqlite, ballast, revocations_sqlite
 from tolsey.store.contract import Make, TallyRow
 from tolsey.store.kernel_sync import KernelSync
 from tolsey.store.sealing_sqlite import checkpoint
-from tolsey.store.sqlite import SqliteLedger
+from tolsey.store.sqlite import NOT_SYNCED, SqliteLedger
 from tolsey.store.sqlite_file import CLOSE_SECONDS, errors_of
 from tolsey.token.chain import Account
 
 WAL_BYTES: Final = 8 * 1024 * 1024
-"""A checkpoint is taken when the WAL is larger than this."""
+"""A checkpoint is taken when more bytes than this wait in the WAL to be copied."""
 
 TRIES: Final = 16
 """How often the turn is asked for, once in each round of the loop, before a thread waits for it: whoever has it gives
@@ -97,7 +97,7 @@ class EmbeddedLedger:
 
     async def _sync(self) -> None:
         if self._syncs is not None:
-            with errors_of("the ledger cannot be synced"):
+            with errors_of(NOT_SYNCED):
                 if await self._syncs.sync(self._ledger.wal.descriptor):
                     return
         await self._in_thread(self._ledger.sync)

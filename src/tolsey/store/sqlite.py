@@ -59,6 +59,9 @@ from tolsey.token.chain import Account
 SCHEMA_VERSION: Final = 10
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
+NOT_SYNCED: Final = "the ledger cannot be synced"
+"""Why a group is in doubt that the disk may not have."""
+
 SEALED_FROM: Final = 8
 """Since which of them entries are sealed."""
 
@@ -242,12 +245,9 @@ class SqliteLedger:
         """Have on disk what was committed, by whomever, if this ledger is to be that durable. Needs no turn; blocks.
         Raises `LedgerUnavailable`; then what was committed may be kept all the same.
         """
-        if self.durability == "normal":
-            return
-        try:
-            self.wal.sync()
-        except OSError as error:
-            raise unavailable("the ledger cannot be synced", error) from None
+        if self.durability == "full":
+            with errors_of(NOT_SYNCED):
+                self.wal.sync()
 
     def roll_back(self) -> None:
         """Undo what is staged and forget what was read."""

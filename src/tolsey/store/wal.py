@@ -19,7 +19,7 @@ _SALTS: Final = 8
 
 class Wal:
     """The log as it is on disk. Once all of it is copied into the ledger file it is begun anew: overwritten, and not
-    made again, as a sync of a file that does not grow takes two thirds of the time.
+    made again, as a sync of a file that does not grow is quicker (docs/decisions/0035).
     """
 
     def __init__(self, ledger: Path) -> None:
