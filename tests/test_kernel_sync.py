@@ -31,20 +31,40 @@ def ledgers(tmp_path: Path) -> Iterator[Ledgers]:
 
 
 class Kernel:
-    """A kernel that ends a sync when it is told to: `results` are the numbers that it ends them with."""
+    """A kernel that ends a sync when it is told to, with a number."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.fileno, self._other = os.pipe()
-        self.under_way: list[Callable[[int], None]] = []
-        operation = SimpleNamespace(fdsync=lambda _: SimpleNamespace(set_callback=self.under_way.append))
-        monkeypatch.setattr(caio.linux_aio, "Operation", operation)
-        monkeypatch.setattr(caio.linux_aio, "Context", lambda _: self)
+        self._under_way: list[Callable[[int], None]] = []
+
+    def fdsync(self, _: int) -> SimpleNamespace:
+        return SimpleNamespace(set_callback=self._under_way.append)
 
     def submit(self, _: object) -> int:
         return 1
 
     def end(self, result: int) -> None:
-        self.under_way.pop()(result % (1 << 64))
+        self._under_way.pop()(result % (1 << 64))
+
+    def close(self) -> None:
+        os.close(self.fileno)
+        os.close(self._other)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    found = Kernel()
+    monkeypatch.setattr(caio.linux_aio, "Operation", found)
+    monkeypatch.setattr(caio.linux_aio, "Context", lambda _: found)
+    yield found
+    found.close()
+
+
+async def under_way(waiting: KernelSync) -> asyncio.Task[bool]:
+    """A sync that the kernel has begun."""
+    task = asyncio.create_task(waiting.sync(3))
+    await asyncio.sleep(0)
+    return task
 
 
 def syncs() -> KernelSync:
@@ -75,28 +95,24 @@ async def test_what_the_kernel_does_not_begin() -> None:
     kernel.close()
 
 
-async def test_a_sync_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Kernel(monkeypatch)
-    kernel = syncs()
-    syncing = asyncio.create_task(kernel.sync(3))
-    await asyncio.sleep(0)
-    fake.end(-errno.EIO)
+async def test_a_sync_that_fails(kernel: Kernel) -> None:
+    waiting = syncs()
+    task = await under_way(waiting)
+    kernel.end(-errno.EIO)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)) as found:
-        await syncing
+        await task
     assert found.value.errno == errno.EIO
-    kernel.close()
+    waiting.close()
 
 
-async def test_one_that_ends_when_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Kernel(monkeypatch)
-    kernel = syncs()
-    syncing = asyncio.create_task(kernel.sync(3))
-    await asyncio.sleep(0)
-    syncing.cancel()
-    await asyncio.wait({syncing})
-    fake.end(0)
-    assert syncing.cancelled()
-    kernel.close()
+async def test_one_that_ends_when_nobody_waits_any_more(kernel: Kernel) -> None:
+    waiting = syncs()
+    task = await under_way(waiting)
+    task.cancel()
+    await asyncio.wait({task})
+    kernel.end(0)
+    assert task.cancelled()
+    waiting.close()
 
 
 async def test_a_kernel_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
