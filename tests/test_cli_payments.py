@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli import answer, invoke, refusal, tolsey
 from tests.cli_books import TEAM
-from tests.gateways import Gateway
+from tests.gateways import Gateway, until
 from tests.payers import buy, text_of
 from tests.test_payments import CONFIG as PAYMENTS
 
@@ -27,6 +27,10 @@ def test_fetch_pays_once_and_payments_lists_it(gateway: Gateway, env: dict[str, 
     again = answer("fetch", url, "--max", "1 sat", "--method", "post", "--data", "x", "-H", "X-One: 1", env=env)
     assert again == {"status": 200, "paid_sat": "0", "cost": "300 sat", "remaining": "400 sat", "body": "{}"}
 
+    def listed_spent() -> list[str]:
+        return [each["spent"] for each in answer("payments", "-c", str(gateway.file))["payments"]]
+
+    until(lambda: "600" in listed_spent(), "both calls are settled")
     listed = answer("payments", "-c", str(gateway.file))
     assert answer("report", "--payments", "-c", str(gateway.file)) == listed
     (row,) = [each for each in listed["payments"] if each["spent"] == "600"][-1:]
