@@ -3,13 +3,14 @@ PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+NATIVE := native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs) native/build_hook.py
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser test-mcp docs proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-native test-plain test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser test-mcp docs proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +23,12 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
 	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies and not browser and not mcp" -n auto --dist loadfile $(ARGS)
+
+test-native: ## lint and test the compiled wire by itself; needs cargo
+	@cd native && cargo fmt --check && cargo clippy --quiet --release --locked --all-targets -- -D warnings && cargo test --quiet --release --locked
+
+test-plain: setup ## the dialogues with a gateway once more, without the compiled wire
+	@TOLSEY_NO_NATIVE=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile tests/test_gateway_*.py tests/test_http_clients.py tests/test_law_2_for_real.py $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -103,7 +110,9 @@ $(VENV)/.locked: requirements-dev.lock
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $*/$(BIN)/python -m pip install --quiet --require-hashes -r $<
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+# The wire of the fast path is compiled along, where there is cargo; without it the rest is as it is.
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml $(NATIVE)
+	@command -v cargo >/dev/null || echo "setup: there is no cargo, so the fast path is left out (docs/operating.md)"
 	@$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 	@echo "setup: done"

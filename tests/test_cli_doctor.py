@@ -15,6 +15,8 @@ from tests.cli import answer, gateway, invoke, refusal
 from tests.postgres import Server
 from tests.swarm import free_port
 from tolsey.cli import checkups
+from tolsey.gateway import native
+from tolsey.gateway.native import LIBRARY, OFF
 from tolsey.store import postgres_health, sqlite_file
 
 UPSTREAM = '[[upstream]]\nname = "api"\nurl = "{}"\n'
@@ -57,7 +59,7 @@ def test_a_gateway_that_is_well(config: Path, examined: Findings) -> None:
         found = examined()
     assert sorted(path.name for path in config.parent.rglob("*")) == before
     assert found.keys() == {"config", "python", "sqlite", "files", "clock", "open files", "disk", "fsync", "ledger",
-                            "upstream"}  # fmt: skip
+                            "upstream", "fast path"}  # fmt: skip
     for check in ("config", "python", "files", "ledger", "upstream"):
         assert only(found, check)[0] == "ok"
 
@@ -248,6 +250,29 @@ def test_versions_of_sqlite(
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
     assert only(examined(), "sqlite")[0] == state
+
+
+# --- the fast path
+
+
+def test_a_wire_that_was_compiled(config: Path, examined: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not LIBRARY.exists():
+        pytest.skip("the wire was not compiled here")
+    assert only(examined(), "fast path") == ("ok", "the compiled wire is there")
+    monkeypatch.setenv(OFF, "1")
+    state, detail = only(examined(), "fast path")
+    assert (state, detail.partition(":")[0]) == ("note", f"{OFF} is set")
+
+
+def test_a_wire_that_was_not_compiled_or_is_for_another_machine(
+    config: Path, examined: Findings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_wire.so")
+    state, detail = only(examined(), "fast path")
+    assert (state, detail.partition(":")[0]) == ("note", "the wire was not compiled")
+    (tmp_path / "_wire.so").write_bytes(b"not a library")
+    state, detail = only(examined(), "fast path")
+    assert (state, detail.partition(":")[0]) == ("warning", "the compiled wire cannot be used")
 
 
 # --- PostgreSQL

@@ -22,8 +22,10 @@ from tolsey.cli.examining import faults, sqlite_notes
 from tolsey.config import Config
 from tolsey.config_mcp import Program
 from tolsey.errors import TolseyError
+from tolsey.gateway.destination import NotSent
 from tolsey.gateway.mcp.process import environment
-from tolsey.gateway.upstream import NotSent, Upstream
+from tolsey.gateway.native import OFF, Wire
+from tolsey.gateway.upstream import Upstream
 from tolsey.store.disk import sync_times
 from tolsey.store.sqlite_file import check_library, connect_read_only, file_system
 
@@ -46,6 +48,8 @@ IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 LAYERS: Final = frozenset({"overlay", "aufs"})
 """File systems of a container's own, which go when it goes."""
 
+REBUILD: Final = "install Tolsey from its sources where there is cargo"
+
 _UNSYNCHRONISED: Final = 5
 _TIMEX_BYTES: Final = 512
 
@@ -66,8 +70,9 @@ Checkup = Callable[[Config], Iterator[Finding]]
 
 
 def libraries(config: Config) -> Iterator[Finding]:
-    """Python, and the SQLite library that it uses."""
+    """Python, the compiled wire, and the SQLite library."""
     yield Finding("python", "ok", f"Python {platform.python_version()}, {platform.machine()}")
+    yield _wire()
     if config.ledger.postgresql is not None:
         return
     try:
@@ -80,6 +85,18 @@ def libraries(config: Config) -> Iterator[Finding]:
         yield Finding("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}, no known fault of its WAL")
     for note in known:
         yield Finding("sqlite", "note", note, "let no other program write to the ledger; a newer SQLite is free of it")
+
+
+def _wire() -> Finding:
+    """Whether calls can take the fast path."""
+    try:
+        if Wire.load() is not None:
+            return Finding("fast path", "ok", "the compiled wire is there")
+    except OSError as error:
+        return Finding("fast path", "warning", f"the compiled wire cannot be used: {error}", REBUILD)
+    if os.environ.get(OFF):
+        return Finding("fast path", "note", f"{OFF} is set: a call takes twice the processor time", f"unset {OFF}")
+    return Finding("fast path", "note", "the wire was not compiled: a call takes twice the processor time", REBUILD)
 
 
 def files(config: Config) -> Iterator[Finding]:

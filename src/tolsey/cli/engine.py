@@ -63,6 +63,7 @@ class Engine:
 
     def _forget(self) -> None:
         self.passage.verifier.memory.forget()
+        self.gateway.forget()
         if self.passage.desk is not None:
             self.passage.desk.verifier.memory.forget()
 

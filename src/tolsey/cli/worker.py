@@ -29,6 +29,8 @@ from tolsey.config import Config, parse
 from tolsey.errors import TolseyError
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.deciding import Decider, listen_for_logs
+from tolsey.gateway.fast_path import FastPath
+from tolsey.gateway.native import Wire
 from tolsey.gateway.reports import Report
 from tolsey.gateway.server import HttpServer
 
@@ -138,6 +140,20 @@ class Worker:
         gc.set_threshold(20_000, 50, 100)
         return self._engine.gateway
 
+    def fast_path(self, server: HttpServer) -> FastPath | None:
+        """The way past the server for calls that are known, where its wire was built. Over TLS there is none, nor where
+        every call is a span of its own.
+        """
+        engine = self._engine
+        try:
+            wire = None if self.tls is not None or engine.config.telemetry.endpoint is not None else Wire.load()
+        except OSError as error:
+            self._log.warning("the compiled wire cannot be used, so no call takes the fast path", error=str(error))
+            return None
+        if wire is not None:
+            engine.gateway.fast = FastPath(wire, engine.gateway, engine.passage, server)
+        return engine.gateway.fast
+
     async def listen_to_proxies(self) -> list[Listening]:
         """Open the decide ports, if there are any."""
         decide = self._engine.config.decide
@@ -194,8 +210,14 @@ class Worker:
 
 async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
     server = HttpServer(await worker.start())
-    await server.listen(host, port, worker.tls)
-    servers: list[Listening] = [server, *await worker.listen_to_proxies()]
+    servers: list[Listening] = [server]
+    fast = worker.fast_path(server)
+    if fast is None:
+        await server.listen(host, port, worker.tls)
+    else:
+        await fast.listen(host, port)
+        servers.append(fast)
+    servers += await worker.listen_to_proxies()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

@@ -20,11 +20,11 @@ from tolsey.cli.setup import CONFIG_NAME, make_gateway
 from tolsey.cli.within import Within
 from tolsey.config import Config, load
 from tolsey.gateway.client import MAX_DURATION_SECONDS
+from tolsey.gateway.destination import NotSent
 from tolsey.gateway.mcp.line import Line
 from tolsey.gateway.mcp.process import Process
 from tolsey.gateway.mcp.servers import Endpoint, Server, ToolPrice
 from tolsey.gateway.routes import Mode, Routes
-from tolsey.gateway.upstream import NotSent
 from tolsey.store.by_hand import noted, open_accounts
 from tolsey.store.keyring import Keyring, LiveKeyring
 from tolsey.store.minting import caveats_of, make

@@ -8,13 +8,13 @@ from typing import Any, Final
 from tolsey.call import Call
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
 from tolsey.gateway.cycle import Application
+from tolsey.gateway.destination import Broken
 from tolsey.gateway.headers import Headers
 from tolsey.gateway.legs import Leg
 from tolsey.gateway.messages import Cleared
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Route
-from tolsey.gateway.upstream import Broken
 from tolsey.ledger.events import Granted
 
 MAX_WAITING: Final = 256 * 1024

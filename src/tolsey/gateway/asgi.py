@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import answer_approvals, is_approval
@@ -15,6 +15,9 @@ from tolsey.gateway.passage import Passage
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.request import Request, read_request
 from tolsey.gateway.shop import answer_shop, is_shop
+
+if TYPE_CHECKING:
+    from tolsey.gateway.fast_path import FastPath
 
 BATCH: Final = 64
 """How many calls that are over are handed on together: one by one it would cost each of them three times as much."""
@@ -41,11 +44,13 @@ class Gateway:
         self._begun = begun
         self._watch = Watch()
         self._ended: list[CallRecord] = []
+        self.fast: FastPath | None = None
+        """What takes calls past this application."""
 
     @property
     def open_calls(self) -> int:
         """How many calls are under way."""
-        return len(self._watch.clients)
+        return len(self._watch.clients) + (0 if self.fast is None else self.fast.open_calls)
 
     def cut_revoked(self) -> None:
         """Cut every call under way upstream whose token is revoked by now."""
@@ -53,6 +58,13 @@ class Gateway:
             refusal = None if client.chain is None else self._passage.revocations.revoked(client.chain)
             if refusal is not None:
                 client.cut_off(Cut.REVOKED, refusal)
+        if self.fast is not None:
+            self.fast.cut_revoked()
+
+    def forget(self) -> None:
+        """The keys are others: nothing that was verified is remembered any more."""
+        if self.fast is not None:
+            self.fast.forget()
 
     def hand_on(self) -> None:
         """Hand on what is over."""
@@ -60,7 +72,8 @@ class Gateway:
         for over in self._over if ended else ():
             over(ended)
 
-    def _end(self, record: CallRecord) -> None:
+    def end(self, record: CallRecord) -> None:
+        """A call is over."""
         record.ended = time.perf_counter_ns()
         self._ended.append(record)
         if len(self._ended) == 1:
@@ -122,4 +135,4 @@ class Gateway:
                 raise
         finally:
             client.done()
-            self._end(record)
+            self.end(record)

@@ -70,6 +70,7 @@ UNMETERED: Final = Metric(
 REPLAYS: Final = Metric(
     "tolsey_replays_total", "counter", "Calls answered with what the first of their idempotency key got", ("route",)
 )
+FAST: Final = Metric("tolsey_fast_path_calls_total", "counter", "Calls that took the fast path", ("route",))
 TAGGED_CALLS: Final = Metric(
     "tolsey_tagged_calls_total",
     "counter",
@@ -125,9 +126,9 @@ NODE_AWAY: Final = Metric(
 )
 
 OF_WORKERS: Final = (
-    CALLS, SPEND, TAGGED_CALLS, TAGGED_SPEND, UNMETERED, REPLAYS, TOKENS, RECEIVED, SENT, DURATION, ADDED, FAULTS_SEEN,
-    UNKNOWN_KEYS, WAITED, COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, UNREAD, OPEN_CALLS, OPEN_HOLDS,
-    NODE_AWAY,
+    CALLS, SPEND, TAGGED_CALLS, TAGGED_SPEND, UNMETERED, REPLAYS, FAST, TOKENS, RECEIVED, SENT, DURATION, ADDED,
+    FAULTS_SEEN, UNKNOWN_KEYS, WAITED, COMMIT_SECONDS, COMMIT_EVENTS, FAILED_GROUPS, FENCED, UNREAD, OPEN_CALLS,
+    OPEN_HOLDS, NODE_AWAY,
 )  # fmt: skip
 """What workers count."""
 
@@ -156,13 +157,13 @@ def observe(bounds: tuple[int, ...], values: list[int], value: int) -> None:
 class _OfRoute:
     """What is counted of one route; the keys of `calls` are method, hundreds of the status, code."""
 
-    __slots__ = ("added", "calls", "duration", "llm", "received", "replays", "sent", "spend", "unmetered")
+    __slots__ = ("added", "calls", "duration", "fast", "llm", "received", "replays", "sent", "spend", "unmetered")
 
     def __init__(self) -> None:
         self.calls: dict[tuple[str, int, str], int] = {}
         self.spend: dict[str, int] = {}
         self.llm: dict[str, int] = {}
-        self.unmetered = self.replays = self.received = self.sent = 0
+        self.unmetered = self.replays = self.fast = self.received = self.sent = 0
         self.duration = histogram(DURATION)
         self.added = histogram(ADDED)
 
@@ -177,6 +178,7 @@ class _OfRoute:
             yield Row(TOKENS.name, (route, direction), [tokens])
         yield Row(UNMETERED.name, (route,), [self.unmetered])
         yield Row(REPLAYS.name, (route,), [self.replays])
+        yield Row(FAST.name, (route,), [self.fast])
         yield Row(RECEIVED.name, (route,), [self.received])
         yield Row(SENT.name, (route,), [self.sent])
         yield Row(DURATION.name, (route,), self.duration)
@@ -241,6 +243,7 @@ class Counts:
         found.calls[key] = found.calls.get(key, 0) + 1
         found.received += record.received
         found.sent += record.sent
+        found.fast += record.fast
         if record.reserving:
             observe(_OWN_TIME, self._waited, (record.forwarded or record.ended) - record.reserving)
         if record.forwarded:

@@ -8,6 +8,19 @@ Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
 
 
+class NotSent(Exception):
+    """No byte of the request was written: the upstream refused the connection or could not be reached in time."""
+
+    def __init__(self, detail: str, *, late: bool = False) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.late = late
+
+
+class Broken(Exception):
+    """The upstream failed after the request was, or may have been, sent."""
+
+
 class Whole:
     """A request body that is there as a whole, as its one piece."""
 

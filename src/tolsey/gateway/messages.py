@@ -1,6 +1,6 @@
 """What goes up and what comes down: a call's request for the upstream, and its answer."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import PAYMENT_RECEIPT, CallRecord
 from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Mode, Route
+from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import WHOLE_BYTES
 from tolsey.ledger.events import Claim, Granted
 from tolsey.pricing.tariff import Quote
@@ -50,16 +51,7 @@ def request_up(
     exchange: Callable[[Route, str, bytes, list[tuple[bytes, bytes]], AsyncIterator[bytes] | None], E],
 ) -> E:
     """The request as the upstream gets it, given to `exchange`; not sent yet."""
-    headers = header_rules.up(
-        request.headers,
-        peer=call.peer,
-        socket_peer=request.socket_peer,
-        scheme=request.scheme,
-        host=request.host,
-        keep_foreign_credentials=route.mode is not Mode.ENFORCE,
-        configured=route.upstream.headers,
-        trace=client.record.trace,
-    )
+    headers = headers_up(request, route, call, client.record.trace)
     if cleared is not None and cleared.quote.reads:
         headers = [header for header in headers if header[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
@@ -78,10 +70,33 @@ def request_up(
             body = client.recorder.reading(body)
         if size is None and meter is not None:
             body = meter.reading(body)
-    if size or (size == 0 and request.method in _WITH_BODY):
+    add_length(headers, request.method, size)
+    return exchange(route, request.method, target_of(request), headers, body)
+
+
+def headers_up(request: Request, route: Route, call: Call, trace: Trace | None) -> list[tuple[bytes, bytes]]:
+    """The headers of a request for the upstream, but for the body's."""
+    return header_rules.up(
+        request.headers,
+        peer=call.peer,
+        socket_peer=request.socket_peer,
+        scheme=request.scheme,
+        host=request.host,
+        keep_foreign_credentials=route.mode is not Mode.ENFORCE,
+        configured=route.upstream.headers,
+        trace=trace,
+    )
+
+
+def add_length(headers: list[tuple[bytes, bytes]], method: str, size: int | None) -> None:
+    """Say how long the body is, in bytes; None where that is not known."""
+    if size or (size == 0 and method in _WITH_BODY):
         headers.append((b"content-length", str(size).encode("ascii")))
-    target = f"{request.path}?{request.query}" if request.query else request.path
-    return exchange(route, request.method, target.encode("ascii"), headers, body)
+
+
+def target_of(request: Request) -> bytes:
+    """The raw path and query that go upstream."""
+    return (f"{request.path}?{request.query}" if request.query else request.path).encode("ascii")
 
 
 def headers_down(
@@ -116,6 +131,11 @@ def funds_headers(
     if granted is not None and cleared is not None and granted.remaining is not None and disclose_chain:
         headers.append((b"tolsey-remaining", money(granted.remaining, cleared).encode("ascii")))
     return headers
+
+
+def lines_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are written."""
+    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
 
 
 def _with_receipt(headers: list[tuple[bytes, bytes]], receipt: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:

@@ -19,6 +19,7 @@ from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
 from tolsey.gateway.client import LATE, BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, buy, take_payment
+from tolsey.gateway.destination import Broken, NotSent
 from tolsey.gateway.legs import Leg
 from tolsey.gateway.log import CallLog
 from tolsey.gateway.messages import Cleared, hold_header, note_of, too_large
@@ -29,7 +30,6 @@ from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route, Routes
-from tolsey.gateway.upstream import Broken, NotSent
 from tolsey.l402.offers import is_for
 from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Settle, Void
 from tolsey.pricing.answers import Answer
@@ -74,9 +74,9 @@ class Passage:
         self.verifier = verifier
         self.revocations = revocations
         self.book = book
-        self._log = log
+        self.log = log
         self.now = now
-        self._new_hold = new_hold
+        self.new_hold = new_hold
         self.trusted_proxies = trusted_proxies
         self.disclose_chain = disclose_chain
         self.agents = agents
@@ -123,7 +123,7 @@ class Passage:
             return
         granted = await self._hold(cleared, route, client.record)
         if isinstance(granted, Refusal):
-            self._log.refused(granted)
+            self.log.refused(granted)
             await self._refuse(granted, request, client, route, call)
             return
         if isinstance(granted, Repeated):
@@ -157,7 +157,7 @@ class Passage:
         # One that is known is asked about when the hold is there: until then it could only be refused sooner.
         revoked = None if known is not None else await self.revocations.check(chain)
         if revoked is not None:
-            self._log.refused(revoked)
+            self.log.refused(revoked)
             return revoked
         chosen = tariff.choose(call, request.headers)
         asked = await ask(request, client, route, tariff, call, chosen)
@@ -165,9 +165,9 @@ class Passage:
         if isinstance(asked, Refusal):
             cleared = asked
         else:
-            cleared = self._price(chain, route.offers, request, client.record, call, tariff, chosen, asked)
+            cleared = self.price(chain, route.offers, request, client.record, call, tariff, chosen, asked)
         if isinstance(cleared, Refusal):
-            self._log.refused(cleared)
+            self.log.refused(cleared)
         return cleared
 
     async def _observe(self, request: Request, client: Client, route: Route, tariff: Tariff, call: Call) -> None:
@@ -194,7 +194,7 @@ class Passage:
             if isinstance(chain, Refusal):
                 cleared = chain
             else:
-                cleared = revoked or self._price(chain, route.offers, request, record, call, tariff, chosen, asked)
+                cleared = revoked or self.price(chain, route.offers, request, record, call, tariff, chosen, asked)
                 if isinstance(cleared, Cleared):
                     # Else observing would open the account that the payment is to open.
                     cleared = await take_payment(self.desk, chain, record) or cleared
@@ -225,7 +225,7 @@ class Passage:
         record.shown(token, chain)
         return chain
 
-    def _price(
+    def price(
         self,
         chain: Chain,
         offers: Sequence[str],
@@ -236,6 +236,7 @@ class Passage:
         chosen: Chosen | Refusal,
         asked: Asked | None,
     ) -> Cleared | Refusal:
+        """Steps 4 and 5: what a call is charged to."""
         if asked is not None:
             call = call._replace(model=asked.model)
         clearance = clear(chain, call)
@@ -288,7 +289,7 @@ class Passage:
         unpaid = None if cleared.chain is None else await take_payment(self.desk, cleared.chain, record)
         if unpaid is not None or not any(cleared.charge):
             return unpaid
-        hold = self._new_hold(record.at)
+        hold = self.new_hold(record.at)
         accounts, counters, rates = cleared.charge
         event = Reserve(
             hold,
@@ -308,9 +309,10 @@ class Passage:
         if isinstance(outcome, Granted):
             record.hold = hold if accounts or counters else None
             return outcome
-        return outcome if isinstance(outcome, Repeated) else self._refusal(outcome, cleared)
+        return outcome if isinstance(outcome, Repeated) else self.refusal(outcome, cleared)
 
-    def _refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
+    def refusal(self, outcome: Outcome, cleared: Cleared) -> Refusal:
+        """What the ledger's No is answered with."""
         if cleared.chain is None:
             raise AssertionError("nothing is reserved without a token")
         return refusal_of(
@@ -389,7 +391,7 @@ class Passage:
             return charge if isinstance(charge, Refusal) else None
 
         held = granted if cleared.charge.accounts else None
-        return Meter(self.book, client, cleared.quote, held, allowed, lambda outcome: self._refusal(outcome, cleared))
+        return Meter(self.book, client, cleared.quote, held, allowed, lambda outcome: self.refusal(outcome, cleared))
 
     def _settle(
         self,
@@ -438,6 +440,6 @@ class Passage:
             cost = quote.cost(record.status, None if meter is None else meter.usage).nano
         record.charge(cost, quote.price.unit)
         accounts, counters, rates = cleared.charge
-        hold = self._new_hold(record.at)
+        hold = self.new_hold(record.at)
         held = quote.amount.nano if accounts else 0
         record.observe = Observe(hold, accounts, held, cost, note_of(record), counters, rates, record.observed or "")

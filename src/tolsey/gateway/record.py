@@ -52,10 +52,12 @@ class CallRecord:
     `tool` is what is called over MCP. `llm` is there for an LLM call whose body was read. `chain` is that of a verified
     token, with its `links`; without one an observed call has `agent`, who seems to call. `receipt` is the header that
     tells of a payment, `sale` how the call is paid for over x402. `observed` is there on an observed call: the code of
-    the Refusal that it met, or ""; and `observe` what of it is for the ledger. `span` belongs to the telemetry.
+    the Refusal that it met, or ""; and `observe` what of it is for the ledger. `fast` is whether it took the fast path.
+    `span` belongs to the telemetry.
     """
 
     own: bool = False
+    fast: bool = False
     route: "Route | None" = None
     span: Any = None
     hold: str | None = None

@@ -10,11 +10,12 @@ refuses what request smuggling lives on: two lengths, a length beside an encodin
 
 import asyncio
 import re
+import socket
 import ssl
 import time
 from collections import deque
 from email.utils import formatdate
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import httptools
@@ -66,6 +67,7 @@ class HttpServer:
         self.draining = False
         self.date = b""
         self._listeners: list[asyncio.Server] = []
+        self._adopting: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -86,6 +88,18 @@ class HttpServer:
             ssl_shutdown_timeout=None if tls is None else LINGER_SECONDS,
         )
         self._listeners.append(listener)
+        self._begin()
+
+    def adopt(self, connection: socket.socket, data: bytes) -> None:
+        """Serve a connection from which these bytes were read already."""
+        self._begin()
+        loop = asyncio.get_running_loop()
+        made = Connection(self, loop, data)
+        task = loop.create_task(loop.connect_accepted_socket(lambda: cast("asyncio.Protocol", made), connection))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def _begin(self) -> None:
         if self._sweeper is None:
             self._sweep()
 
@@ -119,8 +133,10 @@ class HttpServer:
 class Connection(WriteFlow):
     """One client connection."""
 
-    def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop, first: bytes = b"") -> None:
+        """`first` is what was read from it before."""
         self._server = server
+        self._first = first
         super().__init__(loop)
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
@@ -151,6 +167,8 @@ class Connection(WriteFlow):
         self._peer = (peer[0], peer[1]) if peer else None
         self._scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._server.connections.add(self)
+        first, self._first = self._first, b""
+        self.data_received(first)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone; every cycle on it hears of it."""
@@ -240,23 +258,8 @@ class Connection(WriteFlow):
         if version not in ("1.1", "1.0") or len(self.cycles) >= MAX_WAITING:
             self._refuse(_NOT_HTTP)
             return
-        raw_path, _, query = _origin_form(self._target).partition(b"?")
-        path = raw_path.decode("latin-1")
         method = self._parser.get_method().decode("ascii")
-        scope = {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "method": method,
-            "scheme": self._scheme,
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self._headers,
-            "client": self._peer,
-            "server": None,
-        }
+        scope = scope_of(method, self._target, version, self._scheme, self._headers, self._peer)
         cycle = Cycle(
             self,
             self._loop,
@@ -393,6 +396,33 @@ class Connection(WriteFlow):
         if not self.cycles:
             self._since = self._loop.time()
             self._end()
+
+
+def scope_of(
+    method: str,
+    target: bytes,
+    version: str,
+    scheme: str,
+    headers: list[tuple[bytes, bytes]],
+    peer: tuple[str, int] | None,
+) -> dict[str, Any]:
+    """What ASGI makes of a request's head."""
+    raw_path, _, query = _origin_form(target).partition(b"?")
+    path = raw_path.decode("latin-1")
+    return {
+        "type": "http",
+        "asgi": _ASGI,
+        "http_version": version,
+        "method": method,
+        "scheme": scheme,
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": peer,
+        "server": None,
+    }
 
 
 def _origin_form(target: bytes) -> bytes:

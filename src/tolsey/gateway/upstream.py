@@ -7,21 +7,15 @@ remembered.
 """
 
 import asyncio
+import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from types import TracebackType
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
-import httptools
-
-from tolsey.gateway.destination import Whole
-from tolsey.gateway.flow import WriteFlow
-
-IDLE_SECONDS: Final = 4.0
-"""How long an idle connection is kept: less than the five seconds after which many servers close theirs, since a
-request that meets the closing is charged and not served.
-"""
+from tolsey.gateway.destination import NotSent, Whole
+from tolsey.gateway.upstream_connection import IDLE_SECONDS, UpstreamConnection
 
 MOST_IDLE: Final = 256
 WHOLE_BYTES: Final = 64 * 1024
@@ -29,27 +23,7 @@ WHOLE_BYTES: Final = 64 * 1024
 its head.
 """
 
-MAX_BUFFERED: Final = 256 * 1024
-"""How much of an answer waits to be taken before reading pauses, in bytes."""
-
-MAX_HEAD_BYTES: Final = 256 * 1024
-MAX_UNREAD: Final = 1024 * 1024
-"""How many bytes of an answer the parser may take without giving out any of its body: the value of a header, and of a
-trailer, it keeps until it has the whole.
-"""
-
-
-class NotSent(Exception):
-    """No byte of the request was written: the upstream refused the connection or could not be reached in time."""
-
-    def __init__(self, detail: str, *, late: bool = False) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.late = late
-
-
-class Broken(Exception):
-    """The upstream failed after the request was, or may have been, sent."""
+_R = TypeVar("_R")
 
 
 class Upstream:
@@ -80,7 +54,7 @@ class Upstream:
         self._tls = (tls or ssl.create_default_context()) if scheme == "https" else None
         self._host, self._port = _address(authority, 443 if scheme == "https" else 80)
         self._host_line = b" HTTP/1.1\r\nhost: " + authority.encode("ascii") + b"\r\n"
-        self._idle: deque[_Connection] = deque()
+        self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
 
     def request(
@@ -95,14 +69,20 @@ class Upstream:
         if isinstance(body, Whole) and not chunked and len(body.data) <= WHOLE_BYTES:
             # Nothing has to be waited for, and to write it with the head costs no task.
             at_once, body = body.data, None
+        head = self.head(
+            method, target, headers, b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n", at_once
+        )
+        return Exchange(self, head, method == "HEAD", body, chunked)
+
+    def head(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]], *end: bytes) -> bytes:
+        """A request's first line and headers; `end` is what comes behind them."""
         parts = [method.encode("ascii"), b" ", self.prefix, target, self._host_line]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
-        parts += (b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n", at_once)
-        head = b"".join(parts)
-        return Exchange(self, head, method == "HEAD", body, chunked)
+        parts += end
+        return b"".join(parts)
 
-    def idle_connection(self) -> "_Connection | None":
+    def idle_connection(self) -> "UpstreamConnection | None":
         """The connection that was used last, unless it has been idle for too long."""
         while self._idle:
             kept = self._idle.pop()
@@ -111,22 +91,34 @@ class Upstream:
             kept.close()
         return None
 
-    async def connect(self) -> "_Connection":
+    async def connect(self) -> "UpstreamConnection":
         """A new connection. Raises `NotSent`."""
+        loop = asyncio.get_running_loop()
+        made = UpstreamConnection(loop)
+        await self._reach(
+            loop.create_connection(lambda: cast("asyncio.Protocol", made), self._host, self._port, ssl=self._tls)
+        )
+        return made
+
+    async def dial(self) -> socket.socket:
+        """A new connection, without TLS, as a socket that does not block. Raises `NotSent`."""
+        return await self._reach(_dial(self._host, self._port))
+
+    async def _reach(self, connecting: Awaitable[_R]) -> _R:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                loop = asyncio.get_running_loop()
-                made = _Connection(loop)
-                await loop.create_connection(
-                    lambda: cast("asyncio.Protocol", made), self._host, self._port, ssl=self._tls
-                )
+                return await connecting
         except TimeoutError:
             raise NotSent("the upstream did not accept the connection in time", late=True) from None
         except OSError as error:
             raise NotSent("the upstream cannot be reached") from error
-        return made
 
-    def keep(self, connection: "_Connection") -> None:
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is reached without TLS."""
+        return self._tls is None
+
+    def keep(self, connection: "UpstreamConnection") -> None:
         """Take a connection back whose exchange came to a clean end."""
         connection.since = now = connection.now()
         if self._closed or len(self._idle) >= MOST_IDLE:
@@ -141,6 +133,26 @@ class Upstream:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    """Connect to the first of a host's addresses that takes it. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        try:
+            await loop.sock_connect(made, address)
+        except OSError as error:
+            made.close()
+            failure = error
+        except BaseException:
+            made.close()
+            raise
+        else:
+            return made
+    raise failure
 
 
 def _address(authority: str, port: int) -> tuple[str, int]:
@@ -178,7 +190,7 @@ class Exchange:
         self._head_only = head_only
         self._body = body
         self._chunked = chunked
-        self._connection: _Connection
+        self._connection: UpstreamConnection
         self._sending: asyncio.Task[None] | None = None
         self.sent = False
         """Whether any byte of the request was, or may have been, written."""
@@ -237,208 +249,3 @@ class Exchange:
     async def chunk(self) -> bytes | None:
         """The next piece of the body as it arrives, None at its end. Raises `Broken`."""
         return await self._connection.piece()
-
-
-class _Connection(WriteFlow):
-    """One connection to an upstream, for one exchange at a time."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._transport: asyncio.Transport
-        self._parser = httptools.HttpResponseParser(self)
-        self._pieces: list[bytes] = []
-        self._buffered = 0
-        self._reading_paused = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: BaseException | None = None
-        self._busy = False
-        self._head_only = False
-        self._head_bytes = 0
-        self._got_head = False
-        self._until_close = False
-        self._keep_alive = False
-        self._surplus = False
-        self._unread = 0
-        self._lost = False
-        self.complete = False
-        """Whether the answer's end has arrived; pieces of it may still be there to be taken."""
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.length: int | None = None
-        self.since = loop.time()
-
-    @property
-    def usable(self) -> bool:
-        """Whether a next request may be sent."""
-        fresh = self._loop.time() - self.since < IDLE_SECONDS
-        return fresh and not self._lost and not self._busy and not self._transport.is_closing()
-
-    @property
-    def clean(self) -> bool:
-        """Whether the exchange came to its end with nothing left over, on a connection that both sides keep."""
-        self._busy = not (
-            self.complete
-            and not self._pieces
-            and not self._lost
-            and not self._head_only
-            and not self._until_close
-            and not self._surplus
-            and self._keep_alive
-        )
-        return not self._busy
-
-    def now(self) -> float:
-        """The loop's time, in seconds."""
-        return self._loop.time()
-
-    def begin(self, head: bytes, head_only: bool) -> None:
-        """Send a request's head, for whose answer there is no body if `head_only`."""
-        self._busy = True
-        self._got_head = self.complete = self._until_close = False
-        self._head_only = head_only
-        self._head_bytes = self._unread = 0
-        self.headers = []
-        self._transport.write(head)
-
-    async def answered(self) -> None:
-        """Wait for the answer's head. Raises `Broken`, or what the request's body raised."""
-        while not self._got_head:
-            if self._error is not None:
-                raise self._error
-            if self._lost:
-                raise Broken("the upstream broke off before it answered")
-            await self._wait()
-
-    async def piece(self) -> bytes | None:
-        """The next piece of the body, None at its end. Raises `Broken`."""
-        while not self._pieces:
-            if self.complete:
-                return None
-            if self._error is not None:
-                raise self._error
-            if self._lost:
-                raise Broken("the upstream broke off in the middle of its answer")
-            await self._wait()
-        found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._buffered = 0
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
-        return found
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the request's body."""
-        if not self._lost:
-            self._transport.write(data)
-
-    def sent(self, sending: "asyncio.Task[None]") -> None:
-        """The request's body is out, or its source failed: then the answer is no longer waited for."""
-        if not sending.cancelled() and (error := sending.exception()) is not None:
-            self._error = error
-            self._wake()
-
-    def close(self) -> None:
-        """Close the connection at once."""
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the connection is there."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=MAX_BUFFERED)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone, which ends an answer that has no other end."""
-        if self._until_close and exc is None:
-            self.complete = True
-        self._lost = True
-        self.resume_writing()
-        self._wake()
-
-    def data_received(self, data: bytes) -> None:
-        """asyncio: bytes from the upstream. Any that were not asked for end the connection."""
-        if not self._busy or self.complete:
-            self.close()
-            return
-        self._unread += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._surplus = True
-            self._break_off("the upstream's answer is not HTTP/1.1 as it should be")
-        if self._unread > MAX_UNREAD:
-            self._break_off("the upstream's answer has a header or a trailer without an end")
-
-    def _break_off(self, why: str) -> None:
-        """No more of this answer is taken; what came to its end before is good all the same."""
-        if not self.complete and self._error is None:
-            self._error = Broken(why)
-        self._wake()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header; one that comes after the head is a trailer, and dropped."""
-        if not self._got_head:
-            self._head_bytes += len(name) + len(value) + 4
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._break_off("the upstream's headers are too large")
-            else:
-                self.headers.append((name.lower(), value))
-
-    def on_message_begin(self) -> None:
-        """httptools: an answer begins; if there was one already, it is one too many, and nothing of it is taken."""
-        self._surplus = self._got_head
-
-    def on_headers_complete(self) -> None:
-        """httptools: the head is there, or one of an interim answer, which is dropped."""
-        if self._surplus or self._error is not None:
-            return
-        status = self._parser.get_status_code()
-        if 100 <= status < 200:
-            self.headers = []
-            return
-        self.status = status
-        self.length, framed = None, False
-        for name, value in self.headers:
-            if name == b"content-length":
-                # httptools has seen to it that there is one, and that it is a number.
-                self.length, framed = int(value), True
-            elif name == b"transfer-encoding":
-                framed = True
-                if value.lower() != b"chunked":
-                    self._break_off("the upstream's answer has a Transfer-Encoding other than chunked")
-                    return
-        self._keep_alive = self._parser.should_keep_alive()
-        self.complete = self._head_only
-        self._until_close = not framed and status not in (204, 304)
-        self._got_head = True
-        self._wake()
-
-    def on_body(self, body: bytes) -> None:
-        """httptools: a piece of the body."""
-        if self._head_only or self._surplus:
-            return
-        self._unread = 0
-        self._pieces.append(body)
-        self._buffered += len(body)
-        if self._buffered > MAX_BUFFERED and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
-        self._wake()
-
-    def on_message_complete(self) -> None:
-        """httptools: the answer is whole, unless it was an interim one."""
-        if self._got_head and not self._surplus:
-            self.complete = True
-            self._until_close = False
-            self._wake()

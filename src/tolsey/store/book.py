@@ -15,7 +15,7 @@ reserve finds the writer busy with what could have waited.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.approving import Asked, Question
@@ -47,6 +47,22 @@ STOPPING = "the gateway is stopping"
 _R = TypeVar("_R")
 
 
+class Waiting(Protocol):
+    """Whoever waits for an outcome, such as a future. None of this raises."""
+
+    def done(self) -> bool:
+        """Whether it was told, or waits no more."""
+
+    def cancelled(self) -> bool:
+        """Whether it waits no more."""
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Tell the outcome."""
+
+    def set_exception(self, error: LedgerUnavailable, /) -> None:
+        """Tell why there is none."""
+
+
 class Book:
     """Group commit over one `Ledger`, for one event loop.
 
@@ -61,7 +77,7 @@ class Book:
         self._ledger = ledger
         self._new_owner = new_owner
         self._committed = committed
-        self._reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]] = []
+        self._reserves: list[tuple[Reserve | Extend | Pay, Waiting]] = []
         self._resolutions: list[Settle | Void] = []
         self._due = False
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
@@ -86,11 +102,8 @@ class Book:
 
         If the caller is cancelled meanwhile and the hold is granted all the same, it is voided.
         """
-        if self._closing or self._full:
-            raise LedgerUnavailable(STOPPING if self._closing else FULL)
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._reserves.append((event, future))
-        self._wake()
+        self.reserve_for(event, future)
         try:
             return await future
         except asyncio.CancelledError:
@@ -98,6 +111,15 @@ class Book:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._give_back(event, future.result())
             raise
+
+    def reserve_for(self, event: Reserve | Extend | Pay, waiting: "Waiting") -> None:
+        """The same for whoever is to be told the outcome, and gives the hold back itself if it is not wanted any more.
+        Raises `LedgerUnavailable`.
+        """
+        if self._closing or self._full:
+            raise LedgerUnavailable(STOPPING if self._closing else FULL)
+        self._reserves.append((event, waiting))
+        self._wake()
 
     def resolve(self, event: Settle | Void) -> None:
         """Hand over a settle or a void. Returns at once; it is written with the next group that succeeds, which begins
@@ -275,7 +297,7 @@ class Book:
         self,
         outcomes: list[Outcome],
         resolutions: list[Settle | Void],
-        reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend | Pay, Waiting]],
     ) -> None:
         self.holds.difference_update([event.hold for event in resolutions])
         for (event, future), outcome in zip(reserves, outcomes[len(resolutions) :], strict=True):
@@ -300,7 +322,7 @@ class Book:
         self,
         error: Exception,
         resolutions: list[Settle | Void],
-        reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend | Pay, Waiting]],
         reads: Sequence[tuple[object, asyncio.Future[Any]]],
     ) -> None:
         """Nothing of the group counts as done. What may have reached the disk unseen is voided under its id."""
@@ -323,9 +345,10 @@ class Book:
     def _refuse(
         self,
         detail: str,
-        reserves: list[tuple[Reserve | Extend | Pay, asyncio.Future[Outcome]]],
+        reserves: list[tuple[Reserve | Extend | Pay, Waiting]],
         reads: Sequence[tuple[object, asyncio.Future[Any]]],
     ) -> None:
-        for _, future in (*reserves, *reads):
-            if not future.done():
-                future.set_exception(LedgerUnavailable(detail))
+        waiting = [*(each for _, each in reserves), *(each for _, each in reads)]
+        for each in waiting:
+            if not each.done():
+                each.set_exception(LedgerUnavailable(detail))

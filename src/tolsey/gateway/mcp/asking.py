@@ -4,13 +4,12 @@ import asyncio
 from typing import Final, NamedTuple
 
 from tolsey.gateway import headers as header_rules
-from tolsey.gateway.destination import Headers, Whole
+from tolsey.gateway.destination import Broken, Headers, NotSent, Whole
 from tolsey.gateway.mcp.messages import Message, read_message
 from tolsey.gateway.mcp.relay import read_whole
 from tolsey.gateway.mcp.servers import Server
 from tolsey.gateway.mcp.sessions import MAX_INNER, Opened
 from tolsey.gateway.request import Request
-from tolsey.gateway.upstream import Broken, NotSent
 from tolsey.pricing.events import Events
 
 SESSION: Final = b"mcp-session-id"

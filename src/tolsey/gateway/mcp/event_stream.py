@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
-from tolsey.gateway.destination import Whole
+from tolsey.gateway.destination import Broken, NotSent, Whole
 from tolsey.gateway.mcp.relay import read_whole
-from tolsey.gateway.upstream import Broken, NotSent, Upstream
+from tolsey.gateway.upstream import Upstream
 from tolsey.pricing.events import Events
 
 MAX_TARGET: Final = 4096

@@ -17,9 +17,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from tolsey.gateway.destination import Headers
+from tolsey.gateway.destination import Broken, Headers, NotSent
 from tolsey.gateway.mcp.messages import METHOD_NOT_FOUND, Message, json_headers, read_message, write_error, write_result
-from tolsey.gateway.upstream import Broken, NotSent
 
 MOST_STARTS: Final = 5
 START_SECONDS: Final = 60.0

@@ -8,8 +8,8 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
+from tolsey.gateway.destination import Broken, NotSent
 from tolsey.gateway.mcp.relay import MAX_ANSWER
-from tolsey.gateway.upstream import Broken, NotSent
 
 END_SECONDS: Final = 2.0
 """How long a program may take to end when its input has, and again when it is told to, before it is killed."""

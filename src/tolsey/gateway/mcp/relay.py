@@ -5,10 +5,9 @@ from types import TracebackType
 from typing import Final
 
 from tolsey.errors import Refusal
-from tolsey.gateway.destination import Destination, Exchanging, Headers
+from tolsey.gateway.destination import Broken, Destination, Exchanging, Headers
 from tolsey.gateway.mcp.messages import Message, json_headers, read_message, refused, write_error
 from tolsey.gateway.mcp.renaming import Renaming
-from tolsey.gateway.upstream import Broken
 from tolsey.pricing.events import Events, StreamEvent
 
 MAX_ANSWER: Final = 16 * 1024 * 1024

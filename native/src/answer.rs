@@ -1,0 +1,369 @@
+//! An upstream's answer: its head (RFC 9112, section 4), how long its body is (section 6.3), its chunks (section 7.1),
+//! and what of the head goes on to the client.
+
+use std::fmt::Write as _;
+
+pub const MAX_HEAD: usize = 256 * 1024;
+const MAX_HEADERS: usize = 256;
+const MAX_TRAILER: usize = 64 * 1024;
+
+/// Why an answer is not taken. The numbers are those of the C interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Fault {
+    BeforeAnswer = 1,
+    InAnswer = 2,
+    NotHttp = 3,
+    HeadTooLarge = 4,
+    Encoding = 5,
+    NoEnd = 6,
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// An answer's head, and `length`, how many bytes of what arrived it is.
+pub struct Head {
+    pub status: u16,
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub framing: Framing,
+    pub keep_alive: bool,
+    pub length: usize,
+}
+
+/// Reads a head from the beginning of what arrived; `None` while it is not whole. Interim answers are skipped.
+pub fn read_head(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
+    let mut begin = 0;
+    loop {
+        match read_one(&data[begin..], head_only)? {
+            None if data.len() > MAX_HEAD => return Err(Fault::HeadTooLarge),
+            None => return Ok(None),
+            Some(head) if head.length > MAX_HEAD => return Err(Fault::HeadTooLarge),
+            Some(head) if head.status == 101 => return Err(Fault::NotHttp),
+            Some(head) if head.status < 200 => begin += head.length,
+            Some(mut head) => {
+                head.length += begin;
+                return Ok(Some(head));
+            }
+        }
+    }
+}
+
+fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
+    let Some(length) = end_of(data)? else { return Ok(None) };
+    let mut lines =
+        data[..length - 2].split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let (status, version) = lines.next().and_then(first_line).ok_or(Fault::NotHttp)?;
+    let mut headers = Vec::new();
+    let (mut size, mut chunked, mut keep_alive) = (None, false, version == b'1');
+    for line in lines.filter(|line| !line.is_empty()) {
+        if headers.len() == MAX_HEADERS {
+            return Err(Fault::HeadTooLarge);
+        }
+        let (name, value) = header(line).ok_or(Fault::NotHttp)?;
+        match name.as_slice() {
+            b"content-length" => {
+                let read = number(value).ok_or(Fault::NotHttp)?;
+                if size.replace(read).is_some() {
+                    return Err(Fault::NotHttp);
+                }
+            }
+            b"transfer-encoding" => {
+                if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Fault::Encoding);
+                }
+                chunked = true;
+            }
+            b"connection" if words(value).any(|word| word.eq_ignore_ascii_case(b"close")) => keep_alive = false,
+            _ => {}
+        }
+        headers.push((name, value.to_vec()));
+    }
+    if chunked && (size.is_some() || version == b'0') {
+        return Err(Fault::NotHttp);
+    }
+    let framing = match (head_only || status == 204 || status == 304, size) {
+        (true, _) => Framing::Length(0),
+        (_, Some(size)) => Framing::Length(size),
+        _ if chunked => Framing::Chunked,
+        _ => Framing::UntilClose,
+    };
+    // After an answer to HEAD nobody knows whether a body comes all the same.
+    let keep_alive = keep_alive && framing != Framing::UntilClose && !head_only;
+    Ok(Some(Head { status, headers, framing, keep_alive, length }))
+}
+
+/// How long the head is that these bytes begin with, `None` while it is not whole. That it is not one is said as soon as
+/// it can be known.
+fn end_of(data: &[u8]) -> Result<Option<usize>, Fault> {
+    const BEGIN: &[u8] = b"HTTP/1.";
+    if !data.iter().zip(BEGIN).all(|(one, other)| one == other) {
+        return Err(Fault::NotHttp);
+    }
+    let mut line = 0;
+    for at in (0..data.len()).filter(|at| data[*at] == b'\n') {
+        if at == 0 || data[at - 1] != b'\r' {
+            return Err(Fault::NotHttp);
+        }
+        if at - line == 1 {
+            return Ok(Some(at + 1));
+        }
+        line = at + 1;
+    }
+    Ok(None)
+}
+
+/// The status, and the second digit of the version.
+fn first_line(line: &[u8]) -> Option<(u16, u8)> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let (version, rest) = rest.split_first()?;
+    let digits = rest.strip_prefix(b" ")?;
+    if !matches!(version, b'0' | b'1') || digits.len() < 3 || !digits[..3].iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let status = digits[..3].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    let reason = &digits[3..];
+    let is_clean = reason.is_empty() || (reason[0] == b' ' && reason.iter().copied().all(is_text));
+    (status >= 100 && is_clean).then_some((status, *version))
+}
+
+/// A name in lower case, and its value without the space around it.
+fn header(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    if name.is_empty() || !name.iter().copied().all(is_token) || !value.iter().copied().all(is_text) {
+        return None;
+    }
+    Some((name.to_ascii_lowercase(), trim(value)))
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let begin = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(begin, |at| at + 1);
+    &value[begin..end]
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 18 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+pub fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim)
+}
+
+/// Whether these headers go on by the few rules that are known here. Of any others Python is asked.
+pub fn is_plain(headers: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    headers.iter().all(|(name, value)| match name.as_slice() {
+        b"location" => false,
+        b"connection" => words(value).all(|word| {
+            word.is_empty() || word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive")
+        }),
+        _ => true,
+    })
+}
+
+/// Adds the lines of plain headers that go on to the client.
+pub fn write_plain(headers: &[(Vec<u8>, Vec<u8>)], out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        let dropped = matches!(
+            name.as_slice(),
+            b"connection"
+                | b"keep-alive"
+                | b"proxy-authenticate"
+                | b"proxy-authorization"
+                | b"proxy-connection"
+                | b"te"
+                | b"trailer"
+                | b"transfer-encoding"
+                | b"upgrade"
+                | b"http2-settings"
+        );
+        if !dropped && !name.starts_with(b"tolsey-") {
+            write_header(name, value, out);
+        }
+    }
+}
+
+pub fn write_header(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Adds one chunk.
+pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
+    let mut size = String::with_capacity(10);
+    let _ = write!(size, "{:x}\r\n", data.len());
+    out.extend_from_slice(size.as_bytes());
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Takes a body out of what arrives.
+pub enum Body {
+    Length(u64),
+    UntilClose,
+    Chunked(Chunks),
+    Whole,
+}
+
+impl Body {
+    pub fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(0) => Self::Whole,
+            Framing::Length(size) => Self::Length(size),
+            Framing::UntilClose => Self::UntilClose,
+            Framing::Chunked => Self::Chunked(Chunks::default()),
+        }
+    }
+
+    /// Adds to `out` what of `data` is body; returns how many bytes of `data` were used.
+    pub fn feed(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+        match self {
+            Self::Whole => Ok(0),
+            Self::UntilClose => {
+                out.extend_from_slice(data);
+                Ok(data.len())
+            }
+            Self::Length(left) => {
+                let used = data.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                out.extend_from_slice(&data[..used]);
+                *left -= used as u64;
+                if *left == 0 {
+                    *self = Self::Whole;
+                }
+                Ok(used)
+            }
+            Self::Chunked(chunks) => {
+                let used = chunks.feed(data, out)?;
+                if chunks.state == Chunk::End {
+                    *self = Self::Whole;
+                }
+                Ok(used)
+            }
+        }
+    }
+
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Chunk {
+    #[default]
+    Size,
+    Extension,
+    SizeEnd,
+    Data,
+    DataReturn,
+    DataEnd,
+    Trailer,
+    TrailerEnd,
+    End,
+}
+
+/// A chunked body, byte by byte where it is not data. Extensions and trailers are dropped.
+#[derive(Default)]
+pub struct Chunks {
+    state: Chunk,
+    left: u64,
+    digits: u8,
+    line: usize,
+    unread: usize,
+}
+
+impl Chunks {
+    fn feed(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+        let mut at = 0;
+        while at < data.len() && self.state != Chunk::End {
+            if self.state == Chunk::Data {
+                let used = (data.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                out.extend_from_slice(&data[at..at + used]);
+                self.left -= used as u64;
+                at += used;
+                if self.left == 0 {
+                    self.state = Chunk::DataReturn;
+                }
+                continue;
+            }
+            self.step(data[at])?;
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<(), Fault> {
+        self.state = match (self.state, byte) {
+            (Chunk::Size, byte) if byte.is_ascii_hexdigit() => {
+                let digit = (byte as char).to_digit(16).unwrap_or(0);
+                self.left = self.left << 4 | u64::from(digit);
+                self.digits += 1;
+                if self.digits > 15 {
+                    return Err(Fault::NotHttp);
+                }
+                Chunk::Size
+            }
+            (Chunk::Size, b';' | b' ' | b'\t') if self.digits > 0 => self.skip(Chunk::Extension)?,
+            (Chunk::Size | Chunk::Extension, b'\r') if self.digits > 0 => Chunk::SizeEnd,
+            (Chunk::Extension, byte) if byte != b'\n' => self.skip(Chunk::Extension)?,
+            (Chunk::SizeEnd, b'\n') => {
+                self.digits = 0;
+                self.line = 0;
+                if self.left == 0 {
+                    Chunk::Trailer
+                } else {
+                    Chunk::Data
+                }
+            }
+            (Chunk::DataReturn, b'\r') => Chunk::DataEnd,
+            (Chunk::DataEnd, b'\n') => {
+                self.unread = 0;
+                Chunk::Size
+            }
+            (Chunk::Trailer, b'\r') => Chunk::TrailerEnd,
+            (Chunk::Trailer, byte) if byte != b'\n' => {
+                self.line += 1;
+                self.skip(Chunk::Trailer)?
+            }
+            (Chunk::TrailerEnd, b'\n') if self.line == 0 => Chunk::End,
+            (Chunk::TrailerEnd, b'\n') => {
+                self.line = 0;
+                Chunk::Trailer
+            }
+            _ => return Err(Fault::NotHttp),
+        };
+        Ok(())
+    }
+
+    /// What is neither data nor an end is bounded.
+    fn skip(&mut self, state: Chunk) -> Result<Chunk, Fault> {
+        self.unread += 1;
+        if self.unread > MAX_TRAILER {
+            return Err(Fault::NoEnd);
+        }
+        Ok(state)
+    }
+}
+
+#[cfg(test)]
+#[path = "answer_test.rs"]
+mod tests;

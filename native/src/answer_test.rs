@@ -1,0 +1,124 @@
+use super::*;
+
+type Told = Result<Option<(u16, Framing, bool)>, Fault>;
+
+fn head(data: &[u8]) -> Told {
+    Ok(read_head(data, false)?.map(|head| (head.status, head.framing, head.keep_alive)))
+}
+
+fn body(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, bool), Fault> {
+    let (mut body, mut out, mut used) = (Body::new(framing), Vec::new(), 0);
+    for piece in pieces {
+        used += body.feed(piece, &mut out)?;
+    }
+    Ok((out, used, body.is_whole()))
+}
+
+#[test]
+fn heads() {
+    let ok = |framing, keep| Ok(Some((200, framing, keep)));
+    let found: Vec<(&[u8], Told)> = vec![
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", ok(Framing::Length(5), true)),
+        (b"HTTP/1.1 200\r\nContent-Length:5  \r\n\r\n", ok(Framing::Length(5), true)),
+        (b"HTTP/1.1 200 OK\r\n\r\n", ok(Framing::UntilClose, false)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", ok(Framing::Chunked, true)),
+        (b"HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 0\r\n\r\n", ok(Framing::Length(0), false)),
+        (b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n", ok(Framing::Length(1), false)),
+        (b"HTTP/1.1 103 x\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n", ok(Framing::Length(1), true)),
+        (b"HTTP/1.1 204 x\r\ncontent-length: 7\r\n\r\n", Ok(Some((204, Framing::Length(0), true)))),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length:\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000000000\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", Err(Fault::Encoding)),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n", Err(Fault::Encoding)),
+        (b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 101 x\r\nupgrade: y\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\ncontent-length: 5\n\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\na : b\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\n: b\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\na: b\0\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 200 OK\r\na: b\rc\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 99 OK\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/1.1  200 OK\r\n\r\n", Err(Fault::NotHttp)),
+        (b"HTTP/2.0 200 OK\r\n\r\n", Err(Fault::NotHttp)),
+        (b"hello", Err(Fault::NotHttp)),
+        (b"HTTP/1.", Ok(None)),
+    ];
+    for (data, wanted) in found {
+        assert_eq!(head(data), wanted, "{}", String::from_utf8_lossy(data));
+    }
+}
+
+#[test]
+fn a_head_is_whole_at_its_last_byte_and_not_before() {
+    let data = b"HTTP/1.1 100 x\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\ncontent-length: 5\r\n\r\n";
+    for length in 0..data.len() {
+        assert_eq!(head(&data[..length]), Ok(None), "{length}");
+    }
+    let found = read_head(data, false).unwrap().unwrap();
+    assert_eq!((found.length, found.headers.len()), (data.len(), 2));
+    assert_eq!(found.headers[0], (b"a".to_vec(), b"b".to_vec()));
+}
+
+#[test]
+fn limits_of_a_head() {
+    let of = |bytes: usize| [b"HTTP/1.1 200 OK\r\na: ", vec![b'x'; bytes].as_slice(), b"\r\n\r\n"].concat();
+    let room = MAX_HEAD - of(0).len();
+    assert!(head(&of(room)).is_ok());
+    assert_eq!(head(&of(room + 1)), Err(Fault::HeadTooLarge));
+    assert_eq!(head(&of(room + 1)[..=MAX_HEAD]), Err(Fault::HeadTooLarge));
+    let of = |count: usize| [b"HTTP/1.1 200 OK\r\n", b"a: b\r\n".repeat(count).as_slice(), b"\r\n"].concat();
+    assert!(head(&of(MAX_HEADERS)).is_ok());
+    assert_eq!(head(&of(MAX_HEADERS + 1)), Err(Fault::HeadTooLarge));
+}
+
+#[test]
+fn bodies() {
+    let chunked = |data: &[u8]| body(Framing::Chunked, &[data]);
+    assert_eq!(body(Framing::Length(3), &[b"abcd"]), Ok((b"abc".to_vec(), 3, true)));
+    assert_eq!(body(Framing::Length(3), &[b"ab"]), Ok((b"ab".to_vec(), 2, false)));
+    assert_eq!(body(Framing::UntilClose, &[b"ab", b"c"]), Ok((b"abc".to_vec(), 3, false)));
+    assert_eq!(chunked(b"0\r\n\r\nrest"), Ok((vec![], 5, true)));
+    assert_eq!(chunked(b"3;x=\"y\"\r\nabc\r\n00\r\nT: u\r\n\r\n"), Ok((b"abc".to_vec(), 26, true)));
+    for wrong in
+        ["x\r\n", "\r\n", "3\nabc", "3\r\nabcd", "3\r\nabc\n0\r\n\r\n", "-1\r\n", " 3\r\n", "0\r\n\n", "0x3\r\n"]
+    {
+        assert_eq!(chunked(wrong.as_bytes()), Err(Fault::NotHttp), "{wrong:?}");
+    }
+    assert!(chunked(b"fffffffffffffff\r\n").is_ok());
+    assert_eq!(chunked(b"ffffffffffffffff\r\n"), Err(Fault::NotHttp));
+    let trailer = |bytes: usize| [b"0\r\n", vec![b't'; bytes].as_slice(), b"\r\n\r\n"].concat();
+    assert!(chunked(&trailer(MAX_TRAILER)).is_ok());
+    assert_eq!(chunked(&trailer(MAX_TRAILER + 1)), Err(Fault::NoEnd));
+}
+
+#[test]
+fn a_chunked_body_is_the_same_however_it_is_cut() {
+    let data = b"4\r\nWiki\r\n6;a=b\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nA: b\r\nC: d\r\n\r\n";
+    let wanted = Ok((b"Wikipedia in \r\n\r\nchunks.".to_vec(), data.len(), true));
+    for one in 0..=data.len() {
+        for other in one..=data.len() {
+            assert_eq!(body(Framing::Chunked, &[&data[..one], &data[one..other], &data[other..]]), wanted);
+        }
+    }
+}
+
+#[test]
+fn what_goes_on_to_the_client() {
+    let headers: Vec<(Vec<u8>, Vec<u8>)> =
+        [("a", "1"), ("keep-alive", "x"), ("transfer-encoding", "chunked"), ("tolsey-cost", "0"), ("b", "2")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .to_vec();
+    assert!(is_plain(&headers));
+    let mut out = Vec::new();
+    write_plain(&headers, &mut out);
+    assert_eq!(out, b"a: 1\r\nb: 2\r\n");
+    for (name, value) in [("location", "/x"), ("connection", "close, x-secret")] {
+        assert!(!is_plain(&[(name.into(), value.into())]));
+    }
+}

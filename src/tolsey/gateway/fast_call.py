@@ -1,0 +1,42 @@
+"""One call on the fast path."""
+
+from collections.abc import Callable
+
+from tolsey.errors import LedgerUnavailable
+from tolsey.gateway.plans import Plan
+from tolsey.gateway.record import CallRecord
+from tolsey.ledger.events import Outcome, Reserve
+
+
+class FastCall:
+    """A call on the fast path, waiting for its hold, and then under way. `plan` is what it follows."""
+
+    __slots__ = ("_over", "_told", "call", "event", "outcome", "plan", "record")
+
+    def __init__(
+        self, call: int, plan: Plan, record: CallRecord, event: Reserve, told: "Callable[[FastCall], None]"
+    ) -> None:
+        self.call = call
+        self.plan = plan
+        self.record = record
+        self.event = event
+        self.outcome: Outcome | LedgerUnavailable | None = None
+        self._told = told
+
+    def done(self) -> bool:
+        """Book: whether the outcome was told."""
+        return self.outcome is not None
+
+    def cancelled(self) -> bool:
+        """Book: whether it waits no more; it always does."""
+        return False
+
+    def set_result(self, outcome: Outcome) -> None:
+        """Book: the outcome."""
+        self.outcome = outcome
+        self._told(self)
+
+    def set_exception(self, error: LedgerUnavailable) -> None:
+        """Book: there is none."""
+        self.outcome = error
+        self._told(self)

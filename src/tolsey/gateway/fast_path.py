@@ -1,0 +1,434 @@
+"""The fast path: calls whose passage is known take it without one (docs/decisions/0037).
+
+The compiled wire knows a request by its bytes. What is to be done with one that it has not seen is asked here, and
+remembered as a Plan. From then on a call with the same bytes is held, forwarded and settled by what is in this file,
+and nothing of it is read again. Whether the plan still stands, and what the accounts have left, is asked for every
+call. Whatever has no plan is handed to the server, with its connection, and takes the passage.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Coroutine, Mapping
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final
+
+from tolsey.errors import LedgerUnavailable, Refusal
+from tolsey.gateway import headers as header_rules
+from tolsey.gateway import native, problems
+from tolsey.gateway.client import LATE, Cut
+from tolsey.gateway.cycle import STATUS_LINES
+from tolsey.gateway.destination import NotSent
+from tolsey.gateway.fast_call import FastCall
+from tolsey.gateway.messages import funds_headers, hold_header, lines_of
+from tolsey.gateway.passage import Passage
+from tolsey.gateway.plans import Plan, plan_of
+from tolsey.gateway.record import CallRecord
+from tolsey.gateway.server import HttpServer
+from tolsey.gateway.upstream import Upstream
+from tolsey.ledger.events import Granted, Reserve, Settle, Void
+
+if TYPE_CHECKING:
+    from tolsey.gateway.asgi import Gateway
+
+MOST_PLANS: Final = 1024
+"""How many plans are remembered."""
+
+MOST_ONCE: Final = 16_384
+"""How many requests are known to have been seen once: a plan is remembered from the second time on."""
+
+SWEEP_SECONDS: Final = 0.05
+"""How often calls under way are looked at for silence."""
+
+IDLE_SECONDS: Final = 1.0
+"""How often connections are, and the date is set."""
+
+_BROKEN: Final[Mapping[int, str]] = {
+    1: "the upstream broke off before it answered",
+    2: "the upstream broke off in the middle of its answer",
+    3: "the upstream's answer is not HTTP/1.1 as it should be",
+    4: "the upstream's headers are too large",
+    5: "the upstream's answer has a Transfer-Encoding other than chunked",
+    6: "the upstream's answer has a header or a trailer without an end",
+}
+_CUTS: Final[Mapping[int, Cut]] = {20: Cut.SILENT, 21: Cut.TOO_LONG, 22: Cut.REVOKED}
+_STARTED: Final = 1 << 8
+_WENT: Final = 1 << 9
+
+
+class FastPath:
+    """Serves `gateway` on a wire, and hands what it does not take to `server`."""
+
+    def __init__(self, wire: native.Wire, gateway: "Gateway", passage: Passage, server: HttpServer) -> None:
+        self._wire = wire
+        self._gateway = gateway
+        self._passage = passage
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._routes = passage.routes
+        self._plans: dict[int, Plan] = {}
+        self._kept = 0
+        self._number = 0
+        self._once: set[int] = set()
+        self._for_once: set[int] = set()
+        self._places: dict[Upstream, int] = {}
+        self._calls: dict[int, FastCall] = {}
+        self._told: list[FastCall] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._swept = False
+        for status, line in STATUS_LINES.items():
+            wire.status_line(status, line)
+        self._timer = self._loop.call_soon(self._each_second)
+        self._loop.add_reader(wire.fileno(), self._turn)
+
+    async def listen(self, host: str, port: int) -> None:
+        """Open the port; several processes may open the same one."""
+        infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            listener = socket.socket(family, kind, protocol)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.setblocking(False)
+                listener.bind(address)
+                listener.listen(1024)
+                self._wire.listen(listener)
+            except BaseException:
+                listener.close()
+                raise
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls are under way."""
+        return len(self._calls)
+
+    def forget(self) -> None:
+        """Decide everything anew: keys or routes are others now."""
+        self._wire.forget()
+        self._plans.clear()
+        self._for_once.clear()
+        self._once.clear()
+        self._kept = 0
+
+    def cut_revoked(self) -> None:
+        """Cut every call under way upstream whose token is revoked by now."""
+        revocations = self._passage.revocations
+        for fast in tuple(self._calls.values()):
+            if revocations.revoked(fast.plan.chain) is not None:
+                self._wire.cut(fast.call)
+        self._go_on()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more connections, and let what is under way end, for at most `seconds`."""
+        self._wire.drain()
+        until = self._loop.time() + seconds
+        while self._wire.open and self._loop.time() < until:
+            self._wire.sweep()
+            self._go_on()
+            await asyncio.sleep(0.01)
+        for fast in tuple(self._calls.values()):
+            self._wire.abort(fast.call)
+            self._failed(fast.call, native.GONE, _WENT, 0)
+        self._loop.remove_reader(self._wire.fileno())
+        self._timer.cancel()
+
+    def _each_second(self) -> None:
+        self._wire.date(f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode("ascii"))
+        self._wire.sweep()
+        self._go_on()
+        self._timer = self._loop.call_later(IDLE_SECONDS, self._each_second)
+
+    def _sweep(self) -> None:
+        self._swept = bool(self._calls)
+        if self._swept:
+            self._wire.sweep()
+            self._go_on()
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _turn(self) -> None:
+        """The loop: something is to be read or written."""
+        self._wire.turn()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """See to all events."""
+        while True:
+            events = list(self._wire.events())
+            if not events:
+                break
+            for kind, plan, call, a, b in events:
+                if kind == native.READY:
+                    self._ready(call, plan)
+                elif kind == native.DONE:
+                    self._done(call, a, b)
+                elif kind == native.ASK:
+                    self._decide(call)
+                elif kind == native.DIAL:
+                    self._spawn(self._dial(call, a))
+                elif kind == native.HEAD:
+                    self._head(call, a)
+                elif kind == native.STRANGE:
+                    self._hand_over(call)
+                else:
+                    self._failed(call, kind, a, b)
+        if self._wire.more:
+            self._loop.call_soon(self._turn)
+
+    def _decide(self, call: int) -> None:
+        """A request that has no plan that stands: make one, or leave it to the server."""
+        if self._passage.routes is not self._routes:
+            self._renew()
+        data, length, peer = self._wire.input(call)
+        plan = plan_of(self._passage, data[:length], peer)
+        if plan is None:
+            self._hand_over(call)
+            return
+        seen = hash((peer, data[:length]))
+        flags = 0
+        if seen in self._once:
+            if self._kept >= MOST_PLANS:
+                self.forget()
+            self._kept += 1
+        else:
+            if len(self._once) >= MOST_ONCE:
+                self._once.clear()
+            self._once.add(seen)
+            flags = native.ONCE
+        flags |= native.HEAD_ONLY if plan.method == "HEAD" else 0
+        flags |= native.KEEP_ALIVE if plan.keep_alive else 0
+        flags |= native.ASK_ON_FAILURE if plan.cleared.quote.price.free_on_failure else 0
+        self._number = self._number % 0xFFFFFFFF + 1
+        self._plans[self._number] = plan
+        self._wire.remember(
+            call,
+            self._number,
+            destination=self._place(plan.upstream),
+            head=plan.head,
+            body=plan.size,
+            flags=flags,
+            timeout=plan.route.timeout,
+            most=plan.route.max_duration,
+        )
+        if flags & native.ONCE:
+            self._for_once.add(self._number)
+
+    def _place(self, upstream: Upstream) -> int:
+        """The wire's number of an upstream."""
+        place = self._places.get(upstream)
+        if place is None:
+            place = self._places[upstream] = self._wire.destination()
+        return place
+
+    def _renew(self) -> None:
+        """The routes are others: no connection to the old upstreams is kept."""
+        self._routes = self._passage.routes
+        for place in self._places.values():
+            self._wire.retire(place)
+        self._places.clear()
+        self.forget()
+
+    def _hand_over(self, call: int) -> None:
+        """Give a connection, with what was read from it, to the server."""
+        data = self._wire.input(call).data
+        connection = self._wire.release(call)
+        if connection is not None:
+            self._server.adopt(connection, data)
+
+    def _ready(self, call: int, number: int) -> None:
+        """A whole request: reserve what it costs."""
+        passage = self._passage
+        plan = self._plans.get(number)
+        if number in self._for_once:
+            self._for_once.remove(number)
+            self._plans.pop(number, None)
+        now = passage.now()
+        stands = plan is not None and plan.routes is passage.routes and (plan.until is None or now < plan.until)
+        if plan is None or not stands or passage.revocations.refusal(plan.chain) is not None:
+            self._decide(call)
+            return
+        record = CallRecord(now, time.perf_counter_ns(), plan.method, plan.path, "http", plan.trace)
+        record.route = plan.route
+        record.chain = plan.chain
+        record.links = plan.chain.links
+        record.tags = plan.tags
+        record.received = plan.size
+        record.fast = True
+        accounts, counters, rates = plan.cleared.charge
+        nano = plan.cleared.quote.amount.nano if accounts else 0
+        hold = passage.new_hold(now)
+        event = Reserve(hold, accounts, nano, plan.note, counters, rates, None, now + plan.route.hold_ns)
+        record.reserving = record.began
+        fast = self._calls[call] = FastCall(call, plan, record, event, self._tell)
+        try:
+            passage.book.reserve_for(event, fast)
+        except LedgerUnavailable as error:
+            fast.set_exception(error)
+        if not self._swept:
+            self._swept = True
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _tell(self, fast: FastCall) -> None:
+        """A call has its outcome. Those of a group are seen to together, and not within the Book."""
+        self._told.append(fast)
+        if len(self._told) == 1:
+            self._loop.call_soon(self._held)
+
+    def _held(self) -> None:
+        """Holds are on disk, or are not to be had: forward, or refuse."""
+        told, self._told = self._told, []
+        for fast in told:
+            outcome, record, plan = fast.outcome, fast.record, fast.plan
+            if isinstance(outcome, Granted):
+                accounts, counters, _ = plan.cleared.charge
+                if accounts or counters:
+                    record.hold = fast.event.hold
+                self._forward(fast, outcome)
+            elif isinstance(outcome, LedgerUnavailable):
+                self._refuse(fast, Refusal("ledger_unavailable", outcome.detail))
+            elif outcome is not None:
+                self._refuse(fast, self._passage.refusal(outcome, plan.cleared))
+        self._go_on()
+
+    def _forward(self, fast: FastCall, granted: Granted) -> None:
+        record, cleared = fast.record, fast.plan.cleared
+        revoked = self._passage.revocations.refusal(fast.plan.chain)
+        if revoked is not None:
+            self._void(fast, f"{revoked.detail} before the call was sent")
+            record.hold = None
+            self._refuse(fast, revoked)
+            return
+        record.charge(cleared.quote.amount.nano, cleared.quote.price.unit)
+        lines = lines_of(funds_headers(record, cleared, granted, disclose_chain=self._passage.disclose_chain))
+        record.forwarded = time.perf_counter_ns()
+        if not self._wire.go(fast.call, lines):
+            record.nano = record.cost = None
+            record.forwarded = 0
+            self._void(fast, "the caller went away before the call was sent")
+            self._end(fast)
+
+    def _void(self, fast: FastCall, note: str) -> None:
+        if fast.record.hold is not None:
+            self._passage.book.resolve(Void(fast.record.hold, note))
+
+    def _refuse(self, fast: FastCall, refusal: Refusal) -> None:
+        """Answer a call that is not under way with a refusal."""
+        if refusal.status != 502 and refusal.status != 504:
+            self._passage.log.refused(refusal)
+        record = fast.record
+        record.refusal = refusal
+        status, headers, body = problems.response(refusal)
+        headers.extend(hold_header(record))
+        record.answered = status
+        if record.method == "HEAD":
+            body = b""
+        record.sent += len(body)
+        end = b"connection: close\r\n\r\n" if self._wire.closes(fast.call) else b"\r\n"
+        self._wire.answer(fast.call, b"".join((STATUS_LINES[status], lines_of(headers), self._server.date, end, body)))
+        self._end(fast)
+
+    async def _dial(self, call: int, place: int) -> None:
+        """Connect to the upstream of a call, which the wire has that number for."""
+        fast = self._calls.get(call)
+        if fast is None:
+            return
+        record = fast.record
+        try:
+            connection = await fast.plan.upstream.dial()
+        except NotSent as error:
+            if self._calls.get(call) is not fast:
+                return
+            record.note = error.detail
+            record.fault = "connect_timeout" if error.late else "connect"
+            record.nano = record.cost = None
+            self._void(fast, record.note)
+            self._refuse(fast, Refusal("upstream_timeout" if error.late else "upstream_failed", error.detail))
+        else:
+            self._wire.connected(call, place, connection)
+        self._go_on()
+
+    def _head(self, call: int, status: int) -> None:
+        """An answer with headers that the wire has no rule for."""
+        fast = self._calls[call]
+        upstream, cleared, record = fast.plan.upstream, fast.plan.cleared, fast.record
+        record.charge(cleared.quote.cost(status).nano, cleared.quote.price.unit)
+        headers = header_rules.down(self._wire.answer_head(call), origin=upstream.origin, prefix=upstream.prefix)
+        granted = fast.outcome
+        if not isinstance(granted, Granted):
+            raise AssertionError("what is under way was granted")
+        headers += funds_headers(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
+        self._wire.head(call, lines_of(headers))
+
+    def _done(self, call: int, status: int, sent: int) -> None:
+        """The answer is whole."""
+        fast = self._calls[call]
+        record = fast.record
+        record.status = record.answered = status
+        record.sent = sent
+        record.note = str(status)
+        self._settle(fast)
+        self._end(fast)
+
+    def _failed(self, call: int, kind: int, a: int, sent: int) -> None:
+        """The call broke off, or its client is gone."""
+        fast = self._calls.get(call)
+        if fast is None:
+            return
+        record = fast.record
+        why, started, went, status = a & 0xFF, a & _STARTED, a & _WENT, a >> 16
+        if not went:
+            record.nano = record.cost = None
+            self._void(fast, Cut.DISCONNECTED)
+            self._end(fast)
+            return
+        record.status = status or None
+        record.sent = sent
+        if started:
+            record.answered = status
+        refusal: Refusal | None = None
+        if kind == native.GONE:
+            record.note = Cut.DISCONNECTED
+        elif why in _CUTS:
+            cut = _CUTS[why]
+            record.note, record.fault = cut, LATE.get(cut)
+            revoked = self._passage.revocations.revoked(fast.plan.chain) if cut is Cut.REVOKED else None
+            refusal = revoked or Refusal("upstream_timeout", record.note)
+        else:
+            record.note, record.fault = _BROKEN[why], "broken"
+            refusal = Refusal("upstream_failed", record.note)
+        self._settle(fast)
+        if refusal is None:
+            self._end(fast)
+        elif started:
+            record.refusal = refusal
+            self._wire.abort(call)
+            self._end(fast)
+        else:
+            self._refuse(fast, refusal)
+
+    def _settle(self, fast: FastCall) -> None:
+        """As `Passage` settles a call that was sent: by its cost once a head arrived, else in full."""
+        record, quote = fast.record, fast.plan.cleared.quote
+        if record.hold is None:
+            if record.status is None:
+                record.nano = record.cost = None
+            return
+        held = fast.event.amount
+        if record.status is None:
+            record.charge(held, quote.price.unit)
+            record.unmetered = True
+            self._passage.book.resolve(Settle(record.hold, held, f"unmetered: {record.note}"))
+            return
+        cost = quote.cost(record.status)
+        record.charge(cost.nano, quote.price.unit)
+        self._passage.book.resolve(Settle(record.hold, min(held, cost.nano), record.note))
+
+    def _end(self, fast: FastCall) -> None:
+        del self._calls[fast.call]
+        self._gateway.end(fast.record)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

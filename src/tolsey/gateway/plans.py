@@ -1,0 +1,153 @@
+"""What is decided of a request for good: a Plan, by the functions that the passage itself is made of.
+
+Only what is plain has one: a whole head without anything that concerns the connection, on a route that enforces a flat
+price, with a token that it is cleared for. For all else there is none, and it takes the passage.
+"""
+
+from typing import Final
+
+import httptools
+import msgspec
+
+from tolsey.call import Call
+from tolsey.errors import Refusal
+from tolsey.gateway.approving import is_approval
+from tolsey.gateway.messages import Cleared, add_length, headers_up, note_of, target_of
+from tolsey.gateway.own import OWN_PREFIX
+from tolsey.gateway.passage import Passage
+from tolsey.gateway.record import CallRecord
+from tolsey.gateway.repeats import key_of
+from tolsey.gateway.request import Request, call_of, read_request
+from tolsey.gateway.routes import Mode, Route, Routes
+from tolsey.gateway.server import MAX_HEADERS, scope_of
+from tolsey.gateway.trace import Trace
+from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
+from tolsey.pricing.tariff import Tariff
+from tolsey.token.chain import Chain
+from tolsey.token.clearing import ends_at
+from tolsey.token.tags import Tags
+
+_ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+"""With one of these headers a request is more than a head and a body that is there."""
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """What is done with requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
+    charged as `cleared` says. It stands under `routes` until the instant `until` (nanoseconds since the epoch; None:
+    for good), unless `chain` is revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is good
+    for a next request.
+    """
+
+    routes: Routes
+    route: Route
+    upstream: Upstream
+    head: bytes
+    cleared: Cleared
+    chain: Chain
+    until: int | None
+    method: str
+    path: str
+    trace: Trace | None
+    tags: Tags
+    note: str
+    size: int
+    keep_alive: bool
+
+
+def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
+    """The plan for a request whose head is `data` and that came from the address `peer`; None where there is none."""
+    reader = _Reader()
+    request = None if passage.desk is not None else reader.read(data, peer)
+    if request is None or request.size is None or key_of(request.headers) is not None:
+        return None
+    path, routes = request.path, passage.routes
+    if is_approval(path) or path.startswith(OWN_PREFIX) or path in routes.endpoints:
+        return None
+    route = routes.match(request.method, path)
+    if isinstance(route, Refusal) or route.mode is not Mode.ENFORCE or route.tariff is None:
+        return None
+    upstream = route.upstream
+    if not isinstance(upstream, Upstream) or not upstream.is_plain:
+        return None
+    if request.size > (WHOLE_BYTES if route.max_body is None else min(route.max_body, WHOLE_BYTES)):
+        return None
+    # One that was not understood begins anew with each call.
+    if request.trace is not None and not request.trace.remote:
+        return None
+    now = passage.now()
+    call = call_of(request, passage.trusted_proxies, now)._replace(upstream=upstream.name)
+    record = CallRecord(now, 0, request.method, path)
+    cleared = _decide(passage, request, record, route, route.tariff, call)
+    if cleared is None or cleared.chain is None or not any(cleared.charge):
+        return None
+    headers = headers_up(request, route, call, request.trace)
+    add_length(headers, request.method, request.size)
+    return Plan(
+        routes,
+        route,
+        upstream,
+        upstream.head(request.method, target_of(request), headers, b"\r\n"),
+        cleared,
+        cleared.chain,
+        ends_at(cleared.chain),
+        request.method,
+        path,
+        request.trace,
+        record.tags,
+        note_of(record),
+        request.size,
+        reader.keep_alive,
+    )
+
+
+def _decide(
+    passage: Passage, request: Request, record: CallRecord, route: Route, tariff: Tariff, call: Call
+) -> Cleared | None:
+    """Steps 2 to 5 of the passage, of which none has to wait here; None where the call is refused, or its price is not
+    flat.
+    """
+    chain = passage.chain_of(request, record)
+    if isinstance(chain, Refusal) or passage.revocations.refusal(chain) is not None:
+        return None
+    chosen = tariff.choose(call, request.headers)
+    if isinstance(chosen, Refusal) or chosen.price.llm is not None:
+        return None
+    cleared = passage.price(chain, route.offers, request, record, call, tariff, chosen, None)
+    return None if isinstance(cleared, Refusal) or cleared.quote.varies else cleared
+
+
+class _Reader:
+    """One head, by the parser that the server has."""
+
+    def __init__(self) -> None:
+        self.keep_alive = False
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._whole = False
+        self._parser = httptools.HttpRequestParser(self)
+
+    def read(self, data: bytes, peer: str) -> Request | None:
+        """The request, None if it is anything but plain."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return None
+        if not self._whole or self._parser.get_http_version() != "1.1" or len(self._headers) > MAX_HEADERS:
+            return None
+        if any(name in _ODD for name, _ in self._headers):
+            return None
+        method = self._parser.get_method().decode("ascii")
+        request = read_request(scope_of(method, self._target, "1.1", "http", self._headers, (peer, 0)))
+        return None if isinstance(request, Refusal) else request
+
+    def on_url(self, url: bytes) -> None:
+        """httptools: a piece of the request target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is there."""
+        self._whole, self.keep_alive = True, self._parser.should_keep_alive()
