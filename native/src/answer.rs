@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 pub const MAX_HEAD: usize = 256 * 1024;
+const BEGIN: &[u8] = b"HTTP/1.";
 const MAX_HEADERS: usize = 256;
 const MAX_TRAILER: usize = 64 * 1024;
 
@@ -98,10 +99,29 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     Ok(Some(Head { status, headers, framing, keep_alive, length }))
 }
 
+/// Whether a head can be whole that grew from `before` bytes on. Looks at those alone, so that one that comes byte by
+/// byte is not read from its beginning for each.
+pub fn may_be_whole(data: &[u8], before: usize) -> Result<bool, Fault> {
+    if before == 0 {
+        return Ok(true);
+    }
+    let bare = |at: &usize| data[*at] == b'\n' && data[at - 1] != b'\r';
+    if (before..data.len()).any(|at| bare(&at)) {
+        return Err(Fault::NotHttp);
+    }
+    if data[before.saturating_sub(3)..].windows(4).any(|window| window == b"\r\n\r\n") {
+        return Ok(true);
+    }
+    if data.len() > MAX_HEAD {
+        Err(Fault::HeadTooLarge)
+    } else {
+        Ok(before < BEGIN.len())
+    }
+}
+
 /// How long the head is that these bytes begin with, `None` while it is not whole. That it is not one is said as soon as
 /// it can be known.
 fn end_of(data: &[u8]) -> Result<Option<usize>, Fault> {
-    const BEGIN: &[u8] = b"HTTP/1.";
     if !data.iter().zip(BEGIN).all(|(one, other)| one == other) {
         return Err(Fault::NotHttp);
     }

@@ -66,6 +66,17 @@ fn a_head_is_whole_at_its_last_byte_and_not_before() {
 }
 
 #[test]
+fn a_head_that_comes_byte_by_byte_is_read_when_it_may_be_whole() {
+    let data = b"HTTP/1.1 100 x\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\n\r\n";
+    let read: Vec<usize> = (1..=data.len()).filter(|to| may_be_whole(&data[..*to], to - 1).unwrap()).collect();
+    assert_eq!(read, [1, 2, 3, 4, 5, 6, 7, 18, data.len()]);
+    assert_eq!(may_be_whole(b"HTTP/1.1 200 OK\n", 15), Err(Fault::NotHttp));
+    let long = [b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'x'; MAX_HEAD]].concat();
+    assert_eq!(may_be_whole(&long[..=MAX_HEAD], MAX_HEAD), Err(Fault::HeadTooLarge));
+    assert_eq!(may_be_whole(&long[..MAX_HEAD], MAX_HEAD - 1), Ok(false));
+}
+
+#[test]
 fn limits_of_a_head() {
     let of = |bytes: usize| [b"HTTP/1.1 200 OK\r\na: ", vec![b'x'; bytes].as_slice(), b"\r\n\r\n"].concat();
     let room = MAX_HEAD - of(0).len();

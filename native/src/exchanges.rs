@@ -138,7 +138,7 @@ impl Wire {
                 }
                 return;
             }
-            let mut piece = std::mem::take(&mut self.piece);
+            let mut piece = std::mem::take(&mut self.answer_piece);
             let Some(upstream) = self.upstream(slot) else { return };
             let read = sockets::done(upstream.stream.read(&mut piece));
             let count = match read {
@@ -155,7 +155,7 @@ impl Wire {
                 Ok(Some(_)) => self.take(slot, client, &piece[..count]),
                 Err(_) => Err(self.broken(slot)),
             };
-            self.piece = piece;
+            self.answer_piece = piece;
             if let Err(fault) = taken {
                 self.fail(client, fault as u8);
                 return;
@@ -191,7 +191,11 @@ impl Wire {
         if upstream.head.is_some() {
             return self.feed(slot, client, data);
         }
+        let before = upstream.input.len();
         upstream.input.extend_from_slice(data);
+        if !answer::may_be_whole(&upstream.input, before)? {
+            return Ok(());
+        }
         let Some(head) = answer::read_head(&upstream.input, head_only)? else { return Ok(()) };
         upstream.input.drain(..head.length);
         upstream.body = Body::new(head.framing);
@@ -302,7 +306,7 @@ impl Wire {
         let Some(upstream) = self.upstream(slot) else { return };
         upstream.client = None;
         let kept = upstream.head.as_ref().is_some_and(|head| head.keep_alive);
-        if kept && !upstream.surplus && !upstream.over && upstream.written == upstream.out.len() {
+        if kept && !upstream.surplus && !upstream.readable && !upstream.over && upstream.written == upstream.out.len() {
             self.keep(slot);
         } else {
             self.drop_slot(slot);

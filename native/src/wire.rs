@@ -34,7 +34,9 @@ pub struct Wire {
     pub(crate) events: VecDeque<Event>,
     pub(crate) again: Vec<usize>,
     pub(crate) news: Vec<News>,
+    /// Where requests are read to, and where answers are: an answer that ends brings the next request.
     pub(crate) piece: Vec<u8>,
+    pub(crate) answer_piece: Vec<u8>,
     pub(crate) status_lines: HashMap<u16, Vec<u8>>,
     pub(crate) date: Vec<u8>,
     pub(crate) draining: bool,
@@ -59,6 +61,7 @@ impl Wire {
             again: Vec::new(),
             news: Vec::new(),
             piece: vec![0; PIECE],
+            answer_piece: vec![0; PIECE],
             status_lines: HashMap::new(),
             date: Vec::new(),
             draining: false,

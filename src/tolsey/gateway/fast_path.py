@@ -31,8 +31,11 @@ from tolsey.ledger.events import Granted, Reserve, Settle, Void
 if TYPE_CHECKING:
     from tolsey.gateway.asgi import Gateway
 
-MOST_PLANS: Final = 1024
+MOST_PLANS: Final = 4096
 """How many plans are remembered."""
+
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""How many bytes of heads they may have, as they come and as they go upstream."""
 
 MOST_ONCE: Final = 16_384
 """How many requests are known to have been seen once: a plan is remembered from the second time on."""
@@ -67,7 +70,7 @@ class FastPath:
         self._loop = asyncio.get_running_loop()
         self._routes = passage.routes
         self._plans: dict[int, Plan] = {}
-        self._kept = 0
+        self._kept = self._bytes = 0
         self._number = 0
         self._once: set[int] = set()
         self._for_once: set[int] = set()
@@ -109,8 +112,7 @@ class FastPath:
         self._wire.forget()
         self._plans.clear()
         self._for_once.clear()
-        self._once.clear()
-        self._kept = 0
+        self._kept = self._bytes = 0
 
     def cut_revoked(self) -> None:
         """Cut every call under way upstream whose token is revoked by now."""
@@ -188,9 +190,11 @@ class FastPath:
         seen = hash((peer, data[:length]))
         flags = 0
         if seen in self._once:
-            if self._kept >= MOST_PLANS:
+            size = length + len(plan.head)
+            if self._kept >= MOST_PLANS or self._bytes + size > MOST_BYTES:
                 self.forget()
             self._kept += 1
+            self._bytes += size
         else:
             if len(self._once) >= MOST_ONCE:
                 self._once.clear()
