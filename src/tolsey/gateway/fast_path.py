@@ -248,8 +248,7 @@ class FastPath:
             self._for_once.remove(number)
             self._plans.pop(number, None)
         now = passage.now()
-        stands = plan is not None and plan.routes is passage.routes and (plan.until is None or now < plan.until)
-        if plan is None or not stands or passage.revocations.refusal(plan.chain) is not None:
+        if plan is None or not plan.stands(passage, now):
             self._decide(call)
             return
         record = CallRecord(now, time.perf_counter_ns(), plan.method, plan.path, "http", plan.trace)

@@ -1,7 +1,8 @@
-"""What is decided of a request for good: a Plan, by the functions that the passage itself is made of.
+"""What is known of a request before it comes again: a Plan, made by the functions that the passage itself is made of.
 
-Only what is plain has one: a whole head without anything that concerns the connection, on a route that enforces a flat
-price, with a token that it is cleared for. For all else there is none, and it takes the passage.
+It is never a clearance (RULES.md T9): its chain is cleared anew for every call. Only what is plain has one: a whole
+head without anything that concerns the connection, on a route that enforces a flat price, with a token that it is
+cleared for. For all else there is none, and it takes the passage.
 """
 
 from typing import Final
@@ -24,7 +25,7 @@ from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
 from tolsey.pricing.tariff import Tariff
 from tolsey.token.chain import Chain
-from tolsey.token.clearing import ends_at
+from tolsey.token.clearing import clear
 from tolsey.token.tags import Tags
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
@@ -32,10 +33,9 @@ _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
-    """What is done with requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
-    charged as `cleared` says. It stands under `routes` until the instant `until` (nanoseconds since the epoch; None:
-    for good), unless `chain` is revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is good
-    for a next request.
+    """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
+    charged as `cleared` says. It stands under `routes`, while `chain` allows the call and is not revoked. `size` is
+    that of the body, in bytes; with `keep_alive` the connection is good for a next request.
     """
 
     routes: Routes
@@ -44,7 +44,6 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     head: bytes
     cleared: Cleared
     chain: Chain
-    until: int | None
     method: str
     path: str
     trace: Trace | None
@@ -52,6 +51,14 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     note: str
     size: int
     keep_alive: bool
+
+    def stands(self, passage: Passage, now: int) -> bool:
+        """Whether a call at the instant `now` goes by it."""
+        if passage.routes is not self.routes:
+            return False
+        method, path, query, peer, _, *others = self.cleared.call
+        cleared = clear(self.chain, Call(method, path, query, peer, now, *others))
+        return not isinstance(cleared, Refusal) and passage.revocations.refusal(self.chain) is None
 
 
 def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
@@ -89,7 +96,6 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         upstream.head(request.method, target_of(request), headers, b"\r\n"),
         cleared,
         cleared.chain,
-        ends_at(cleared.chain),
         request.method,
         path,
         request.trace,

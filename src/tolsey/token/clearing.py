@@ -131,11 +131,6 @@ def clear(chain: Chain, call: Call, leaving: tuple[type, ...] = ()) -> Clearance
     return Clearance(chain, tuple(max_prices))
 
 
-def ends_at(chain: Chain) -> int | None:
-    """Until when a chain that allows a call allows the same again, in nanoseconds since the epoch; None: for good."""
-    return min((term.meaning.at for term in chain.terms if isinstance(term.meaning, Expires)), default=None)
-
-
 def clear_showing(chain: Chain, call: Call) -> Refusal | None:
     """Ask only the caveats that say when and from where a token may be shown at all: its holder asks about itself."""
     for term in chain.terms:
