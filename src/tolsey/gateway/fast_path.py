@@ -25,8 +25,9 @@ from tolsey.gateway.passage import Passage
 from tolsey.gateway.plans import Plan, plan_of
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.server import HttpServer
+from tolsey.gateway.settling import broken, resolution, unsent
 from tolsey.gateway.upstream import Upstream
-from tolsey.ledger.events import Granted, Reserve, Settle, Void
+from tolsey.ledger.events import Granted, Reserve
 
 if TYPE_CHECKING:
     from tolsey.gateway.asgi import Gateway
@@ -289,36 +290,35 @@ class FastPath:
                     record.hold = fast.event.hold
                 self._forward(fast, outcome)
             elif isinstance(outcome, LedgerUnavailable):
-                self._refuse(fast, Refusal("ledger_unavailable", outcome.detail))
+                self._deny(fast, Refusal("ledger_unavailable", outcome.detail))
             elif outcome is not None:
-                self._refuse(fast, self._passage.refusal(outcome, plan.cleared))
+                self._deny(fast, self._passage.refusal(outcome, plan.cleared))
         self._go_on()
 
     def _forward(self, fast: FastCall, granted: Granted) -> None:
         record, cleared = fast.record, fast.plan.cleared
         revoked = self._passage.revocations.refusal(fast.plan.chain)
         if revoked is not None:
-            self._void(fast, f"{revoked.detail} before the call was sent")
-            record.hold = None
-            self._refuse(fast, revoked)
+            record.note = f"{revoked.detail} before the call was sent"
+            self._settle(fast, sent=False)
+            record.hold, record.note = None, ""
+            self._deny(fast, revoked)
             return
         record.charge(cleared.quote.amount.nano, cleared.quote.price.unit)
         lines = lines_of(funds_headers(record, cleared, granted, disclose_chain=self._passage.disclose_chain))
         record.forwarded = time.perf_counter_ns()
         if not self._wire.go(fast.call, lines):
-            record.nano = record.cost = None
-            record.forwarded = 0
-            self._void(fast, "the caller went away before the call was sent")
+            record.note, record.forwarded = "the caller went away before the call was sent", 0
+            self._settle(fast, sent=False)
             self._end(fast)
 
-    def _void(self, fast: FastCall, note: str) -> None:
-        if fast.record.hold is not None:
-            self._passage.book.resolve(Void(fast.record.hold, note))
+    def _deny(self, fast: FastCall, refusal: Refusal) -> None:
+        """Answer a call that was not let through."""
+        self._passage.log.refused(refusal)
+        self._refuse(fast, refusal)
 
     def _refuse(self, fast: FastCall, refusal: Refusal) -> None:
         """Answer a call that is not under way with a refusal."""
-        if refusal.status != 502 and refusal.status != 504:
-            self._passage.log.refused(refusal)
         record = fast.record
         record.refusal = refusal
         status, headers, body = problems.response(refusal)
@@ -336,17 +336,13 @@ class FastPath:
         fast = self._calls.get(call)
         if fast is None:
             return
-        record = fast.record
         try:
             connection = await fast.plan.upstream.dial()
         except NotSent as error:
-            if self._calls.get(call) is not fast:
-                return
-            record.note = error.detail
-            record.fault = "connect_timeout" if error.late else "connect"
-            record.nano = record.cost = None
-            self._void(fast, record.note)
-            self._refuse(fast, Refusal("upstream_timeout" if error.late else "upstream_failed", error.detail))
+            if self._calls.get(call) is fast:
+                refusal = unsent(fast.record, error)
+                self._settle(fast, sent=False)
+                self._refuse(fast, refusal)
         else:
             self._wire.connected(call, place, connection)
         self._go_on()
@@ -370,7 +366,7 @@ class FastPath:
         record.status = record.answered = status
         record.sent = sent
         record.note = str(status)
-        self._settle(fast)
+        self._settle(fast, sent=True)
         self._end(fast)
 
     def _failed(self, call: int, kind: int, a: int, sent: int) -> None:
@@ -380,11 +376,6 @@ class FastPath:
             return
         record = fast.record
         why, started, went, status = a & 0xFF, a & _STARTED, a & _WENT, a >> 16
-        if not went:
-            record.nano = record.cost = None
-            self._void(fast, Cut.DISCONNECTED)
-            self._end(fast)
-            return
         record.status = status or None
         record.sent = sent
         if started:
@@ -398,9 +389,8 @@ class FastPath:
             revoked = self._passage.revocations.revoked(fast.plan.chain) if cut is Cut.REVOKED else None
             refusal = revoked or Refusal("upstream_timeout", record.note)
         else:
-            record.note, record.fault = _BROKEN[why], "broken"
-            refusal = Refusal("upstream_failed", record.note)
-        self._settle(fast)
+            refusal = broken(record, _BROKEN[why])
+        self._settle(fast, sent=bool(went))
         if refusal is None:
             self._end(fast)
         elif started:
@@ -410,22 +400,14 @@ class FastPath:
         else:
             self._refuse(fast, refusal)
 
-    def _settle(self, fast: FastCall) -> None:
-        """As `Passage` settles a call that was sent: by its cost once a head arrived, else in full."""
-        record, quote = fast.record, fast.plan.cleared.quote
-        if record.hold is None:
-            if record.status is None:
-                record.nano = record.cost = None
-            return
-        held = fast.event.amount
-        if record.status is None:
-            record.charge(held, quote.price.unit)
-            record.unmetered = True
-            self._passage.book.resolve(Settle(record.hold, held, f"unmetered: {record.note}"))
-            return
-        cost = quote.cost(record.status)
-        record.charge(cost.nano, quote.price.unit)
-        self._passage.book.resolve(Settle(record.hold, min(held, cost.nano), record.note))
+    def _settle(self, fast: FastCall, *, sent: bool) -> None:
+        record = fast.record
+        if record.hold is not None:
+            quote, held = fast.plan.cleared.quote, fast.event.amount
+            resolved = resolution(record, record.hold, quote, held, sent=sent, usage=None, kept=None)
+            self._passage.book.resolve(resolved)
+        elif record.status is None:
+            record.nano = record.cost = None
 
     def _end(self, fast: FastCall) -> None:
         del self._calls[fast.call]

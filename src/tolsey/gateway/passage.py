@@ -30,8 +30,9 @@ from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route, Routes
+from tolsey.gateway.settling import broken, resolution, unsent
 from tolsey.l402.offers import is_for
-from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Settle, Void
+from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Void
 from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
@@ -347,13 +348,9 @@ class Passage:
         try:
             await leg.run(request, client, route, call, cleared, granted, meter, disclose_chain=self.disclose_chain)
         except NotSent as error:
-            record.note = error.detail
-            record.fault = "connect_timeout" if error.late else "connect"
-            refusal = Refusal("upstream_timeout" if error.late else "upstream_failed", error.detail)
+            refusal = unsent(record, error)
         except Broken as error:
-            record.note = str(error)
-            record.fault = "broken"
-            refusal = Refusal("upstream_failed", str(error))
+            refusal = broken(record, str(error))
         except BodyTooLarge:
             record.note = "the request body grew too large"
             refusal = too_large(route.max_body or 0)
@@ -401,7 +398,7 @@ class Passage:
         meter: Meter | None,
         sent: bool,
     ) -> None:
-        """Step 8. A call that was not surely unsent is paid for: by its cost once a head arrived, else in full."""
+        """Step 8."""
         record = client.record
         if meter is not None:
             meter.stop()
@@ -412,22 +409,10 @@ class Passage:
             self._settle_observed(record, cleared, meter, sent=sent)
         elif granted is not None and record.hold is not None and cleared is not None:
             held = granted.amount if meter is None else meter.held
-            if not sent:
-                self.book.resolve(Void(record.hold, record.note))
-            elif record.status is None:
-                record.charge(held, cleared.quote.price.unit)
-                record.unmetered = True
-                self.book.resolve(Settle(record.hold, held, f"unmetered: {record.note}"))
-            else:
-                cost = cleared.quote.cost(record.status, None if meter is None else meter.usage)
-                note = ": ".join(part for part in (record.note, cost.note) if part)
-                if meter is not None:
-                    # What an upstream says, or its slowness, may cost is never more than what is funded.
-                    record.unmetered = not cost.metered or cost.nano > held
-                    note = f"unmetered: {note}" if record.unmetered else note
-                    record.charge(min(held, cost.nano), cleared.quote.price.unit)
-                kept = None if client.recorder is None else client.recorder.kept()
-                self.book.resolve(Settle(record.hold, min(held, cost.nano), note, kept))
+            usage = None if meter is None else meter.usage
+            kept = None if client.recorder is None else client.recorder.kept()
+            resolved = resolution(record, record.hold, cleared.quote, held, sent=sent, usage=usage, kept=kept)
+            self.book.resolve(resolved)
 
     def _settle_observed(self, record: CallRecord, cleared: Cleared, meter: Meter | None, *, sent: bool) -> None:
         """The same for an observed call, of which nothing is held: its cost is written down, whatever it is."""
