@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 pub const MAX_HEAD: usize = 256 * 1024;
 const BEGIN: &[u8] = b"HTTP/1.";
-const MAX_HEADERS: usize = 256;
+/// How much more than that the bytes of a head may be that are no name and no value.
+const AROUND: usize = 64 * 1024;
 const MAX_TRAILER: usize = 64 * 1024;
 
 /// Why an answer is not taken. The numbers are those of the C interface.
@@ -33,6 +34,8 @@ pub struct Head {
     pub status: u16,
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub framing: Framing,
+    /// No body comes whatever the headers say.
+    pub no_body: bool,
     pub keep_alive: bool,
     pub length: usize,
 }
@@ -42,9 +45,8 @@ pub fn read_head(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     let mut begin = 0;
     loop {
         match read_one(&data[begin..], head_only)? {
-            None if data.len() > MAX_HEAD => return Err(Fault::HeadTooLarge),
+            None if data.len() > MAX_HEAD + AROUND => return Err(Fault::HeadTooLarge),
             None => return Ok(None),
-            Some(head) if head.length > MAX_HEAD => return Err(Fault::HeadTooLarge),
             Some(head) if head.status == 101 => return Err(Fault::NotHttp),
             Some(head) if head.status < 200 => begin += head.length,
             Some(mut head) => {
@@ -60,13 +62,14 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     let mut lines =
         data[..length - 2].split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let (status, version) = lines.next().and_then(first_line).ok_or(Fault::NotHttp)?;
-    let mut headers = Vec::new();
+    let (mut headers, mut bytes) = (Vec::new(), 0);
     let (mut size, mut chunked, mut keep_alive) = (None, false, version == b'1');
     for line in lines.filter(|line| !line.is_empty()) {
-        if headers.len() == MAX_HEADERS {
+        let (name, value) = header(line).ok_or(Fault::NotHttp)?;
+        bytes += name.len() + value.len() + 4;
+        if bytes > MAX_HEAD {
             return Err(Fault::HeadTooLarge);
         }
-        let (name, value) = header(line).ok_or(Fault::NotHttp)?;
         match name.as_slice() {
             b"content-length" => {
                 let read = number(value).ok_or(Fault::NotHttp)?;
@@ -88,7 +91,8 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     if chunked && (size.is_some() || version == b'0') {
         return Err(Fault::NotHttp);
     }
-    let framing = match (head_only || status == 204 || status == 304, size) {
+    let no_body = head_only || status == 204 || status == 304;
+    let framing = match (no_body, size) {
         (true, _) => Framing::Length(0),
         (_, Some(size)) => Framing::Length(size),
         _ if chunked => Framing::Chunked,
@@ -96,7 +100,7 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     };
     // After an answer to HEAD nobody knows whether a body comes all the same.
     let keep_alive = keep_alive && framing != Framing::UntilClose && !head_only;
-    Ok(Some(Head { status, headers, framing, keep_alive, length }))
+    Ok(Some(Head { status, headers, framing, no_body, keep_alive, length }))
 }
 
 /// Whether a head can be whole that grew from `before` bytes on. Looks at those alone, so that one that comes byte by
@@ -112,7 +116,7 @@ pub fn may_be_whole(data: &[u8], before: usize) -> Result<bool, Fault> {
     if data[before.saturating_sub(3)..].windows(4).any(|window| window == b"\r\n\r\n") {
         return Ok(true);
     }
-    if data.len() > MAX_HEAD {
+    if data.len() > MAX_HEAD + AROUND {
         Err(Fault::HeadTooLarge)
     } else {
         Ok(before < BEGIN.len())
@@ -291,7 +295,11 @@ impl Body {
 enum Chunk {
     #[default]
     Size,
-    Extension,
+    Name,
+    Value,
+    Quoted,
+    Escaped,
+    QuotedEnd,
     SizeEnd,
     Data,
     DataReturn,
@@ -301,13 +309,15 @@ enum Chunk {
     End,
 }
 
-/// A chunked body, byte by byte where it is not data. Extensions and trailers are dropped.
+/// A chunked body, byte by byte where it is not data. Extensions and trailers have to be well-formed, and are dropped.
 #[derive(Default)]
 pub struct Chunks {
     state: Chunk,
     left: u64,
     digits: u8,
-    line: usize,
+    /// How many bytes there were of what is being read of an extension.
+    word: usize,
+    line: Vec<u8>,
     unread: usize,
 }
 
@@ -325,62 +335,94 @@ impl Chunks {
                 }
                 continue;
             }
-            self.step(data[at])?;
+            self.state = match self.state {
+                Chunk::Size => self.size(data[at])?,
+                Chunk::Name | Chunk::Value | Chunk::Quoted | Chunk::Escaped | Chunk::QuotedEnd => {
+                    self.extension(data[at])?
+                }
+                _ => self.line(data[at])?,
+            };
             at += 1;
         }
         Ok(at)
     }
 
-    fn step(&mut self, byte: u8) -> Result<(), Fault> {
-        self.state = match (self.state, byte) {
-            (Chunk::Size, byte) if byte.is_ascii_hexdigit() => {
-                let digit = (byte as char).to_digit(16).unwrap_or(0);
+    fn size(&mut self, byte: u8) -> Result<Chunk, Fault> {
+        match (byte as char).to_digit(16) {
+            Some(digit) if self.digits < 15 => {
                 self.left = self.left << 4 | u64::from(digit);
                 self.digits += 1;
-                if self.digits > 15 {
-                    return Err(Fault::NotHttp);
-                }
-                Chunk::Size
+                Ok(Chunk::Size)
             }
-            (Chunk::Size, b';' | b' ' | b'\t') if self.digits > 0 => self.skip(Chunk::Extension)?,
-            (Chunk::Size | Chunk::Extension, b'\r') if self.digits > 0 => Chunk::SizeEnd,
-            (Chunk::Extension, byte) if byte != b'\n' => self.skip(Chunk::Extension)?,
+            None if byte == b'\r' && self.digits > 0 => Ok(Chunk::SizeEnd),
+            None if byte == b';' && self.digits > 0 => self.word(Chunk::Name),
+            _ => Err(Fault::NotHttp),
+        }
+    }
+
+    fn extension(&mut self, byte: u8) -> Result<Chunk, Fault> {
+        self.count()?;
+        match (self.state, byte) {
+            (Chunk::Name | Chunk::Value, byte) if is_token(byte) => {
+                self.word += 1;
+                Ok(self.state)
+            }
+            (Chunk::Name, b'=') if self.word > 0 => self.word(Chunk::Value),
+            (Chunk::Value, b'"') if self.word == 0 => Ok(Chunk::Quoted),
+            (Chunk::Quoted, b'"') => Ok(Chunk::QuotedEnd),
+            (Chunk::Quoted, b'\\') => Ok(Chunk::Escaped),
+            (Chunk::Quoted | Chunk::Escaped, byte) if is_text(byte) && byte.is_ascii() => Ok(Chunk::Quoted),
+            (Chunk::Name | Chunk::Value, b';') if self.word > 0 => self.word(Chunk::Name),
+            (Chunk::Name | Chunk::Value, b'\r') if self.word > 0 => Ok(Chunk::SizeEnd),
+            (Chunk::QuotedEnd, b';') => self.word(Chunk::Name),
+            (Chunk::QuotedEnd, b'\r') => Ok(Chunk::SizeEnd),
+            _ => Err(Fault::NotHttp),
+        }
+    }
+
+    fn line(&mut self, byte: u8) -> Result<Chunk, Fault> {
+        match (self.state, byte) {
             (Chunk::SizeEnd, b'\n') => {
                 self.digits = 0;
-                self.line = 0;
-                if self.left == 0 {
-                    Chunk::Trailer
-                } else {
-                    Chunk::Data
-                }
+                Ok(if self.left == 0 { Chunk::Trailer } else { Chunk::Data })
             }
-            (Chunk::DataReturn, b'\r') => Chunk::DataEnd,
+            (Chunk::DataReturn, b'\r') => Ok(Chunk::DataEnd),
             (Chunk::DataEnd, b'\n') => {
                 self.unread = 0;
-                Chunk::Size
+                Ok(Chunk::Size)
             }
-            (Chunk::Trailer, b'\r') => Chunk::TrailerEnd,
+            (Chunk::Trailer, b'\r') => Ok(Chunk::TrailerEnd),
             (Chunk::Trailer, byte) if byte != b'\n' => {
-                self.line += 1;
-                self.skip(Chunk::Trailer)?
+                self.count()?;
+                self.line.push(byte);
+                Ok(Chunk::Trailer)
             }
-            (Chunk::TrailerEnd, b'\n') if self.line == 0 => Chunk::End,
+            (Chunk::TrailerEnd, b'\n') if self.line.is_empty() => Ok(Chunk::End),
             (Chunk::TrailerEnd, b'\n') => {
-                self.line = 0;
-                Chunk::Trailer
+                let (name, _) = header(&self.line).ok_or(Fault::NotHttp)?;
+                if matches!(name.as_slice(), b"content-length" | b"transfer-encoding") {
+                    return Err(Fault::NotHttp);
+                }
+                self.line.clear();
+                Ok(Chunk::Trailer)
             }
-            _ => return Err(Fault::NotHttp),
-        };
-        Ok(())
+            _ => Err(Fault::NotHttp),
+        }
+    }
+
+    fn word(&mut self, state: Chunk) -> Result<Chunk, Fault> {
+        self.word = 0;
+        Ok(state)
     }
 
     /// What is neither data nor an end is bounded.
-    fn skip(&mut self, state: Chunk) -> Result<Chunk, Fault> {
+    fn count(&mut self) -> Result<(), Fault> {
         self.unread += 1;
         if self.unread > MAX_TRAILER {
-            return Err(Fault::NoEnd);
+            Err(Fault::NoEnd)
+        } else {
+            Ok(())
         }
-        Ok(state)
     }
 }
 

@@ -71,21 +71,19 @@ fn a_head_that_comes_byte_by_byte_is_read_when_it_may_be_whole() {
     let read: Vec<usize> = (1..=data.len()).filter(|to| may_be_whole(&data[..*to], to - 1).unwrap()).collect();
     assert_eq!(read, [1, 2, 3, 4, 5, 6, 7, 18, data.len()]);
     assert_eq!(may_be_whole(b"HTTP/1.1 200 OK\n", 15), Err(Fault::NotHttp));
-    let long = [b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'x'; MAX_HEAD]].concat();
-    assert_eq!(may_be_whole(&long[..=MAX_HEAD], MAX_HEAD), Err(Fault::HeadTooLarge));
-    assert_eq!(may_be_whole(&long[..MAX_HEAD], MAX_HEAD - 1), Ok(false));
+    let most = MAX_HEAD + AROUND;
+    let long = [b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'x'; most]].concat();
+    assert_eq!(may_be_whole(&long[..=most], most), Err(Fault::HeadTooLarge));
+    assert_eq!(may_be_whole(&long[..most], most - 1), Ok(false));
 }
 
 #[test]
 fn limits_of_a_head() {
     let of = |bytes: usize| [b"HTTP/1.1 200 OK\r\na: ", vec![b'x'; bytes].as_slice(), b"\r\n\r\n"].concat();
-    let room = MAX_HEAD - of(0).len();
+    let room = MAX_HEAD - 5;
     assert!(head(&of(room)).is_ok());
     assert_eq!(head(&of(room + 1)), Err(Fault::HeadTooLarge));
-    assert_eq!(head(&of(room + 1)[..=MAX_HEAD]), Err(Fault::HeadTooLarge));
-    let of = |count: usize| [b"HTTP/1.1 200 OK\r\n", b"a: b\r\n".repeat(count).as_slice(), b"\r\n"].concat();
-    assert!(head(&of(MAX_HEADERS)).is_ok());
-    assert_eq!(head(&of(MAX_HEADERS + 1)), Err(Fault::HeadTooLarge));
+    assert_eq!(head(&of(MAX_HEAD + AROUND)[..=MAX_HEAD + AROUND]), Err(Fault::HeadTooLarge));
 }
 
 #[test]
@@ -103,14 +101,14 @@ fn bodies() {
     }
     assert!(chunked(b"fffffffffffffff\r\n").is_ok());
     assert_eq!(chunked(b"ffffffffffffffff\r\n"), Err(Fault::NotHttp));
-    let trailer = |bytes: usize| [b"0\r\n", vec![b't'; bytes].as_slice(), b"\r\n\r\n"].concat();
+    let trailer = |bytes: usize| [b"0\r\nt:", vec![b't'; bytes - 2].as_slice(), b"\r\n\r\n"].concat();
     assert!(chunked(&trailer(MAX_TRAILER)).is_ok());
     assert_eq!(chunked(&trailer(MAX_TRAILER + 1)), Err(Fault::NoEnd));
 }
 
 #[test]
 fn a_chunked_body_is_the_same_however_it_is_cut() {
-    let data = b"4\r\nWiki\r\n6;a=b\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nA: b\r\nC: d\r\n\r\n";
+    let data = b"4\r\nWiki\r\n6;a=b;c;d=\"e\\\"f\"\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nA: b\r\nC: d\r\n\r\n";
     let wanted = Ok((b"Wikipedia in \r\n\r\nchunks.".to_vec(), data.len(), true));
     for one in 0..=data.len() {
         for other in one..=data.len() {

@@ -230,11 +230,10 @@ impl Wire {
             Some(lines) => out.extend_from_slice(lines),
             None => answer::write_plain(&head.headers, &mut out),
         }
-        let sized = head.headers.iter().any(|(name, _)| name == b"content-length");
-        let dated = head.headers.iter().any(|(name, _)| name == b"date");
-        if sized && head.status == 204 {
+        if head.status == 204 {
             out = without_length(&out[..begin], &out[begin..]);
         }
+        let (sized, dated) = (has(&out[begin..], b"content-length:"), has(&out[begin..], b"date:"));
         if lines.is_none() {
             if let Socket::Client(each) = &self.slots[client].socket {
                 out.extend_from_slice(&each.extra);
@@ -243,7 +242,7 @@ impl Wire {
         if !dated {
             out.extend_from_slice(&self.date);
         }
-        let chunked = matches!(head.framing, Framing::Chunked | Framing::UntilClose);
+        let chunked = !sized && !head.no_body;
         if chunked {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
@@ -367,6 +366,11 @@ impl Wire {
             self.fail(slot, CUT);
         }
     }
+}
+
+/// Whether there is a header whose line begins so.
+fn has(headers: &[u8], name: &[u8]) -> bool {
+    headers.split_inclusive(|byte| *byte == b'\n').any(|header| header.starts_with(name))
 }
 
 fn without_length(line: &[u8], headers: &[u8]) -> Vec<u8> {

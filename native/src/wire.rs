@@ -121,12 +121,11 @@ impl Wire {
                 self.pump(slot);
             }
         }
-        self.more = self.more || !self.again.is_empty();
     }
 
     /// Whether there is more to be done than what sockets will tell of.
     pub fn more(&self) -> bool {
-        self.more || !self.events.is_empty()
+        self.more || !self.again.is_empty() || !self.events.is_empty()
     }
 
     pub fn events(&mut self, out: &mut [Event]) -> usize {

@@ -82,7 +82,8 @@ class FastPath:
         self._swept = False
         for status, line in STATUS_LINES.items():
             wire.status_line(status, line)
-        self._timer = self._loop.call_soon(self._each_second)
+        self._date = b""
+        self._each_second()
         self._loop.add_reader(wire.fileno(), self._turn)
 
     async def listen(self, host: str, port: int) -> None:
@@ -138,7 +139,8 @@ class FastPath:
         self._timer.cancel()
 
     def _each_second(self) -> None:
-        self._wire.date(f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode("ascii"))
+        self._date = f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode("ascii")
+        self._wire.date(self._date)
         self._wire.sweep()
         self._go_on()
         self._timer = self._loop.call_later(IDLE_SECONDS, self._each_second)
@@ -173,6 +175,7 @@ class FastPath:
                 elif kind == native.HEAD:
                     self._head(call, a)
                 elif kind == native.STRANGE:
+                    self._plan(plan)
                     self._hand_over(call)
                 else:
                     self._failed(call, kind, a, b)
@@ -234,6 +237,13 @@ class FastPath:
         self._places.clear()
         self.forget()
 
+    def _plan(self, number: int) -> Plan | None:
+        """The plan with this number, if it is still known; one that is for once is not any more after this."""
+        if number in self._for_once:
+            self._for_once.remove(number)
+            return self._plans.pop(number, None)
+        return self._plans.get(number)
+
     def _hand_over(self, call: int) -> None:
         """Give a connection, with what was read from it, to the server."""
         data = self._wire.input(call).data
@@ -244,10 +254,7 @@ class FastPath:
     def _ready(self, call: int, number: int) -> None:
         """A whole request: reserve what it costs."""
         passage = self._passage
-        plan = self._plans.get(number)
-        if number in self._for_once:
-            self._for_once.remove(number)
-            self._plans.pop(number, None)
+        plan = self._plan(number)
         now = passage.now()
         if plan is None or not plan.stands(passage, now):
             self._decide(call)
@@ -328,7 +335,7 @@ class FastPath:
             body = b""
         record.sent += len(body)
         end = b"connection: close\r\n\r\n" if self._wire.closes(fast.call) else b"\r\n"
-        self._wire.answer(fast.call, b"".join((STATUS_LINES[status], lines_of(headers), self._server.date, end, body)))
+        self._wire.answer(fast.call, b"".join((STATUS_LINES[status], lines_of(headers), self._date, end, body)))
         self._end(fast)
 
     async def _dial(self, call: int, place: int) -> None:

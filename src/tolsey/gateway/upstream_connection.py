@@ -188,7 +188,10 @@ class UpstreamConnection(WriteFlow):
         if self._surplus or self._error is not None:
             return
         status = self._parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 100:
+            self._break_off("the upstream's answer is not HTTP/1.1 as it should be")
+            return
+        if status < 200:
             self.headers = []
             return
         self.status = status
