@@ -35,6 +35,8 @@ pub const FAILED: u32 = 6;
 pub const GONE: u32 = 7;
 /// Something that is not a request in one piece; `release` answers it.
 pub const STRANGE: u32 = 8;
+/// A body is still to come; what does not come soon is `STRANGE` when it is swept.
+pub const BODY: u32 = 9;
 
 pub const SILENT: u8 = 20;
 pub const TOO_LONG: u8 = 21;

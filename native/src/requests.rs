@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::rc::Rc;
 
-use crate::events::{Plan, ASK, FAILED, GONE, READY, STRANGE};
+use crate::events::{Plan, ASK, BODY, FAILED, GONE, READY, STRANGE};
 use crate::exchanges::MAX_BUFFERED;
 use crate::sockets::{self, Peer};
 use crate::table::{stands, Socket, State};
@@ -19,6 +19,7 @@ impl Wire {
         loop {
             let Some(client) = self.client(slot) else { return };
             match client.state {
+                State::Reading if client.over && client.head > 0 => return self.begin(slot, State::Asked, STRANGE),
                 State::Reading if client.over => return self.drop_slot(slot),
                 State::Reading if client.readable => {
                     if !self.read(slot) {
@@ -64,8 +65,10 @@ impl Wire {
             Ok(Some(1..)) => self.advance(slot),
             Ok(None) => false,
             _ => {
-                self.drop_slot(slot);
-                false
+                if let Some(client) = self.client(slot) {
+                    client.over = true;
+                }
+                true
             }
         }
     }
@@ -94,8 +97,14 @@ impl Wire {
         }
         let Some(client) = self.client(slot) else { return false };
         let Some(plan) = &client.plan else { return false };
-        if client.input.len() != client.head + plan.body {
-            // A body that is still to come, or a next request that did not wait.
+        let wanted = client.head + plan.body;
+        if client.input.len() < wanted && !client.over {
+            // Many clients write head and body one after the other.
+            self.tell(slot, BODY, 0, 0);
+            return self.client(slot).is_some_and(|client| client.readable);
+        }
+        if client.input.len() != wanted {
+            // A client that left in the middle, or a next request that did not wait.
             self.begin(slot, State::Asked, STRANGE);
             return false;
         }

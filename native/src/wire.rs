@@ -8,13 +8,15 @@ use std::net::TcpListener;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
-use crate::events::{Event, Plans, SILENT, TOO_LONG};
+use crate::events::{Event, Plans, SILENT, STRANGE, TOO_LONG};
 use crate::sockets::{self, News, Watch};
 use crate::table::{Client, Destination, Slot, Socket, State, Upstream};
 
 pub(crate) const PIECE: usize = 64 * 1024;
 const MAX_ACCEPTED: usize = 64;
 const SECOND: u64 = 1_000_000_000;
+/// How long the body of a request is waited for, when its head is there: after that it goes up as it comes.
+const BODY_SILENCE: u64 = SECOND / 50;
 const IDLE: u64 = 75 * SECOND;
 pub(crate) const UPSTREAM_IDLE: u64 = 4 * SECOND;
 /// ENOMEM, ENFILE, EMFILE, ENOBUFS: the system has no more to give at the moment.
@@ -296,7 +298,10 @@ impl Wire {
                     let (timeout, most) =
                         client.plan.as_ref().map_or((u64::MAX, u64::MAX), |plan| (plan.timeout, plan.most));
                     match client.state {
-                        State::Reading if silent > IDLE => self.drop_slot(slot),
+                        State::Reading if client.head > 0 && silent > BODY_SILENCE => {
+                            self.begin(slot, State::Asked, STRANGE);
+                        }
+                        State::Reading if client.head == 0 && silent > IDLE => self.drop_slot(slot),
                         State::Flushing if silent > IDLE => self.drop_slot(slot),
                         State::Exchanging | State::HeadAsked if silent > timeout => self.fail(slot, SILENT),
                         State::Exchanging | State::HeadAsked if now - client.began > most => self.fail(slot, TOO_LONG),
@@ -312,8 +317,12 @@ impl Wire {
         self.draining = true;
         self.listeners.clear();
         for slot in 0..self.slots.len() {
-            if matches!(&self.slots[slot].socket, Socket::Client(client) if client.state == State::Reading) {
-                self.drop_slot(slot);
+            match &self.slots[slot].socket {
+                Socket::Client(client) if client.state == State::Reading && client.head > 0 => {
+                    self.begin(slot, State::Asked, STRANGE);
+                }
+                Socket::Client(client) if client.state == State::Reading => self.drop_slot(slot),
+                _ => {}
             }
         }
     }

@@ -210,14 +210,13 @@ class Worker:
 
 async def _serve(worker: Worker, control: Control, host: str, port: int) -> None:
     server = HttpServer(await worker.start())
-    servers: list[Listening] = [server]
     fast = worker.fast_path(server)
     if fast is None:
         await server.listen(host, port, worker.tls)
     else:
         await fast.listen(host, port)
-        servers.append(fast)
-    servers += await worker.listen_to_proxies()
+    # When they are drained, the fast path hands on to the server.
+    servers: list[Listening] = [*([] if fast is None else [fast]), server, *await worker.listen_to_proxies()]
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

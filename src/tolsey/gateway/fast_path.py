@@ -127,6 +127,7 @@ class FastPath:
     async def drain(self, seconds: float) -> None:
         """Take no more connections, and let what is under way end, for at most `seconds`."""
         self._wire.drain()
+        self._go_on()
         until = self._loop.time() + seconds
         while self._wire.open and self._loop.time() < until:
             self._wire.sweep()
@@ -145,12 +146,18 @@ class FastPath:
         self._go_on()
         self._timer = self._loop.call_later(IDLE_SECONDS, self._each_second)
 
-    def _sweep(self) -> None:
-        self._swept = bool(self._calls)
-        if self._swept:
-            self._wire.sweep()
-            self._go_on()
+    def _watch(self) -> None:
+        """Look for silence soon."""
+        if not self._swept:
+            self._swept = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._swept = False
+        self._wire.sweep()
+        self._go_on()
+        if self._calls:
+            self._watch()
 
     def _turn(self) -> None:
         """The loop: something is to be read or written."""
@@ -174,6 +181,8 @@ class FastPath:
                     self._spawn(self._dial(call, a))
                 elif kind == native.HEAD:
                     self._head(call, a)
+                elif kind == native.BODY:
+                    self._watch()
                 elif kind == native.STRANGE:
                     self._plan(plan)
                     self._hand_over(call)
@@ -276,9 +285,7 @@ class FastPath:
             passage.book.reserve_for(event, fast)
         except LedgerUnavailable as error:
             fast.set_exception(error)
-        if not self._swept:
-            self._swept = True
-            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._watch()
 
     def _tell(self, fast: FastCall) -> None:
         """A call has its outcome. Those of a group are seen to together, and not within the Book."""

@@ -32,6 +32,7 @@ DONE: Final = 5
 FAILED: Final = 6
 GONE: Final = 7
 STRANGE: Final = 8
+BODY: Final = 9
 
 _EVENT: Final = struct.Struct("=IIQQQ")
 _MOST_EVENTS: Final = 256

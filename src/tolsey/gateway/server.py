@@ -120,7 +120,7 @@ class HttpServer:
         for connection in list(self.connections):
             connection.close_if_idle()
         until = asyncio.get_running_loop().time() + seconds
-        while self.connections and asyncio.get_running_loop().time() < until:
+        while (self.connections or self._adopting) and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.01)
             for connection in list(self.connections):
                 connection.close_if_idle()
