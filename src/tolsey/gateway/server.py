@@ -9,6 +9,7 @@ refuses what request smuggling lives on: two lengths, a length beside an encodin
 """
 
 import asyncio
+import contextlib
 import re
 import socket
 import ssl
@@ -95,9 +96,15 @@ class HttpServer:
         self._begin()
         loop = asyncio.get_running_loop()
         made = Connection(self, loop, data)
-        task = loop.create_task(loop.connect_accepted_socket(lambda: cast("asyncio.Protocol", made), connection))
+        task = loop.create_task(self._adopt(made, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, made: "Connection", connection: socket.socket) -> None:
+        # One whose client is gone already cannot be served.
+        with contextlib.suppress(OSError):
+            protocol = cast("asyncio.Protocol", made)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
 
     def _begin(self) -> None:
         if self._sweeper is None:
