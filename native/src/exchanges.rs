@@ -114,7 +114,7 @@ impl Wire {
         let Some(client) = upstream.client else { return };
         let mut broken = false;
         while upstream.written < upstream.out.len() && !broken {
-            match sockets::done(upstream.stream.write(&upstream.out[upstream.written..])) {
+            match sockets::once(|| upstream.stream.write(&upstream.out[upstream.written..])) {
                 Ok(Some(count)) => upstream.written += count,
                 Ok(None) => break,
                 // It may have answered before.
@@ -140,7 +140,7 @@ impl Wire {
             }
             let mut piece = std::mem::take(&mut self.answer_piece);
             let Some(upstream) = self.upstream(slot) else { return };
-            let read = sockets::done(upstream.stream.read(&mut piece));
+            let read = sockets::once(|| upstream.stream.read(&mut piece));
             let count = match read {
                 Ok(Some(count)) => count,
                 _ => 0,
@@ -362,7 +362,7 @@ impl Wire {
     /// Ends a call under way from this side.
     pub fn cut(&mut self, call: u64) {
         let Some(slot) = self.slot_of(call) else { return };
-        if self.client(slot).is_some_and(|client| matches!(client.state, State::Exchanging | State::HeadAsked)) {
+        if self.client(slot).is_some_and(|client| client.state.is_under_way()) {
             self.fail(slot, CUT);
         }
     }

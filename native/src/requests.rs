@@ -26,7 +26,7 @@ impl Wire {
                         return;
                     }
                 }
-                State::Dialing | State::Exchanging | State::HeadAsked if client.over => return self.lose(slot),
+                state if state.is_under_way() && client.over => return self.lose(slot),
                 State::Exchanging => {
                     let waits = client.out.len() > MAX_BUFFERED;
                     let upstream = client.upstream;
@@ -52,7 +52,7 @@ impl Wire {
         let mut piece = std::mem::take(&mut self.piece);
         let now = self.now;
         let Some(client) = self.client(slot) else { return false };
-        let read = sockets::done(client.stream.read(&mut piece));
+        let read = sockets::once(|| client.stream.read(&mut piece));
         if let Ok(Some(count @ 1..)) = read {
             client.readable = count == piece.len();
             client.since = now;
@@ -156,7 +156,7 @@ impl Wire {
         let now = self.now;
         let Some(client) = self.client(slot) else { return false };
         while client.written < client.out.len() {
-            match sockets::done(client.stream.write(&client.out[client.written..])) {
+            match sockets::once(|| client.stream.write(&client.out[client.written..])) {
                 Ok(Some(count)) => {
                     client.written += count;
                     client.since = now;

@@ -15,11 +15,14 @@ pub fn peer_of(address: IpAddr) -> Peer {
 }
 
 /// What a read or a write came to: `None` where nothing can be done at the moment.
-pub fn done(result: io::Result<usize>) -> io::Result<Option<usize>> {
-    match result {
-        Ok(count) => Ok(Some(count)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
-        Err(error) => Err(error),
+pub fn once(mut work: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match work() {
+            Ok(count) => return Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -19,6 +19,13 @@ pub(crate) enum State {
     Flushing,
 }
 
+impl State {
+    /// Whether a call is on its way to its upstream, or back.
+    pub(crate) fn is_under_way(self) -> bool {
+        matches!(self, Self::Dialing | Self::Exchanging | Self::HeadAsked)
+    }
+}
+
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     pub(crate) peer: Peer,

@@ -303,8 +303,8 @@ impl Wire {
                         }
                         State::Reading if client.head == 0 && silent > IDLE => self.drop_slot(slot),
                         State::Flushing if silent > IDLE => self.drop_slot(slot),
-                        State::Exchanging | State::HeadAsked if silent > timeout => self.fail(slot, SILENT),
-                        State::Exchanging | State::HeadAsked if now - client.began > most => self.fail(slot, TOO_LONG),
+                        state if state.is_under_way() && silent > timeout => self.fail(slot, SILENT),
+                        state if state.is_under_way() && now - client.began > most => self.fail(slot, TOO_LONG),
                         _ => {}
                     }
                 }

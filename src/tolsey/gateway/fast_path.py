@@ -90,7 +90,11 @@ class FastPath:
         """Open the port; several processes may open the same one."""
         infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(infos):
-            listener = socket.socket(family, kind, protocol)
+            try:
+                listener = socket.socket(family, kind, protocol)
+            except OSError:
+                # As asyncio does: a host may have an address of a family that this machine has not.
+                continue
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -90,15 +90,18 @@ class Wire:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Raises OSError where the system has none to give."""
+        self._wire: int | None = None
+        self._library = library
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, f"tolsey_wire_{name}", None)
+            if function is None:
+                raise OSError("it was built from other sources")
+            function.restype = result
+            function.argtypes = (_POINTER, *arguments)
         library.tolsey_wire_new.restype = _POINTER
         self._wire = library.tolsey_wire_new()
         if self._wire is None:
             raise OSError("the system gives no epoll descriptor")
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, f"tolsey_wire_{name}")
-            function.restype = result
-            function.argtypes = (_POINTER, *arguments)
-        self._library = library
         self._go = library.tolsey_wire_go
         self._events = ctypes.create_string_buffer(_EVENT.size * _MOST_EVENTS)
         self._view = memoryview(self._events).cast("B")
@@ -112,7 +115,8 @@ class Wire:
         return cls(ctypes.PyDLL(os.fspath(LIBRARY)))
 
     def __del__(self) -> None:
-        self._library.tolsey_wire_free(self._wire)
+        if self._wire is not None:
+            self._library.tolsey_wire_free(self._wire)
 
     def fileno(self) -> int:
         """What is readable when `turn` has something to do."""
