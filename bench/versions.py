@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import re
 import subprocess
@@ -10,6 +11,7 @@ from importlib import metadata
 
 from bench import install
 from tests.lightning_rig import SOURCE
+from tolsey.gateway.native import LIBRARY, OFF
 
 
 def version(tool: str) -> str:
@@ -24,7 +26,8 @@ def _tolsey() -> str:
     for name in ("tolsey", "uvloop", "httptools"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             parts.append(f"{name} {metadata.version(name)}")
-    return ", ".join([*parts, f"Python {platform.python_version()}"])
+    wire = f"{'without' if os.environ.get(OFF) or not LIBRARY.exists() else 'with'} the compiled wire"
+    return ", ".join([*parts, f"Python {platform.python_version()}", wire])
 
 
 def _aperture() -> str:
