@@ -20,7 +20,7 @@ from tolsey.gateway.client import LATE, Cut
 from tolsey.gateway.cycle import STATUS_LINES
 from tolsey.gateway.destination import NotSent
 from tolsey.gateway.fast_call import FastCall
-from tolsey.gateway.messages import funds_headers, hold_header, lines_of
+from tolsey.gateway.messages import funds_lines, hold_header, lines_of
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.plans import Plan, plan_of
 from tolsey.gateway.record import CallRecord
@@ -174,9 +174,10 @@ class FastPath:
             events = list(self._wire.events())
             if not events:
                 break
+            now = self._passage.now()
             for kind, plan, call, a, b in events:
                 if kind == native.READY:
-                    self._ready(call, plan)
+                    self._ready(call, plan, now)
                 elif kind == native.DONE:
                     self._done(call, a, b)
                 elif kind == native.ASK:
@@ -264,11 +265,10 @@ class FastPath:
         if connection is not None:
             self._server.adopt(connection, data)
 
-    def _ready(self, call: int, number: int) -> None:
+    def _ready(self, call: int, number: int, now: int) -> None:
         """A whole request: reserve what it costs."""
         passage = self._passage
         plan = self._plan(number)
-        now = passage.now()
         if plan is None or not plan.stands(passage, now):
             self._decide(call)
             return
@@ -323,7 +323,7 @@ class FastPath:
             self._deny(fast, revoked)
             return
         record.charge(cleared.quote.amount.nano, cleared.quote.price.unit)
-        lines = lines_of(funds_headers(record, cleared, granted, disclose_chain=self._passage.disclose_chain))
+        lines = funds_lines(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
         record.forwarded = time.perf_counter_ns()
         if not self._wire.go(fast.call, lines):
             record.note, record.forwarded = "the caller went away before the call was sent", 0
@@ -374,8 +374,8 @@ class FastPath:
         granted = fast.outcome
         if not isinstance(granted, Granted):
             raise AssertionError("what is under way was granted")
-        headers += funds_headers(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
-        self._wire.head(call, lines_of(headers))
+        funds = funds_lines(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
+        self._wire.head(call, lines_of(headers) + funds)
 
     def _done(self, call: int, status: int, sent: int) -> None:
         """The answer is whole."""

@@ -133,6 +133,14 @@ def funds_headers(
     return headers
 
 
+def funds_lines(record: CallRecord, cleared: Cleared, granted: Granted, *, disclose_chain: bool) -> bytes:
+    """The same of a call with a flat price, as it is written."""
+    hold = f"tolsey-hold: {record.hold}\r\n" if record.hold else ""
+    told = granted.remaining is not None and disclose_chain
+    remaining = f"tolsey-remaining: {money(granted.remaining or 0, cleared)}\r\n" if told else ""
+    return f"{hold}tolsey-cost: {record.cost}\r\n{remaining}".encode("ascii")
+
+
 def lines_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are written."""
     return b"".join([name + b": " + value + b"\r\n" for name, value in headers])

@@ -56,9 +56,9 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
         """Whether a call at the instant `now` goes by it."""
         if passage.routes is not self.routes:
             return False
-        method, path, query, peer, _, *others = self.cleared.call
-        cleared = clear(self.chain, Call(method, path, query, peer, now, *others))
-        return not isinstance(cleared, Refusal) and passage.revocations.refusal(self.chain) is None
+        was = self.cleared.call
+        call = Call(was.method, was.path, was.query, was.peer, now, was.upstream, was.tool, was.model)
+        return not isinstance(clear(self.chain, call), Refusal) and passage.revocations.refusal(self.chain) is None
 
 
 def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:

@@ -107,12 +107,14 @@ class Purse:
         """The least that one of the accounts can still pay; of one without a limit, what its sums have room for."""
         return min([limit - b.spent - b.held for limit, b in self._limits])
 
-    def hold(self, amount: int) -> int | None:
-        """Hold an amount that all can pay. Returns the least that is left on an account that has a limit, None where
-        none has.
+    def hold(self, amount: int, left: int) -> int | None:
+        """Hold an amount that all can pay, which have `left`. Returns the least that is then left on an account that
+        has a limit, None where none has.
         """
         for balance in self.balances:
             balance.held += amount
+        if len(self._limited) == len(self._limits):
+            return left - amount
         return min([limit - b.spent - b.held for limit, b in self._limited], default=None)
 
 

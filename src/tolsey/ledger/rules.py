@@ -60,8 +60,8 @@ def apply(books: Books, event: Event, *, at: int, owner: int) -> Outcome:
     match event:
         case Reserve():
             return _reserve(books, event, at, owner)
-        case Settle(hold, amount, note, kept):
-            return _resolve(books, Kind.SETTLE, hold, amount, note, at, owner, kept)
+        case Settle():
+            return _resolve(books, Kind.SETTLE, event.hold, event.amount, event.note, at, owner, event.kept)
         case Void(hold, note):
             return _resolve(books, Kind.VOID, hold, 0, note, at, owner)
         case Expire(hold, note):
@@ -99,7 +99,8 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
             return Repeated(event.claim, replace(claimed))
     purse = None if counters else books.purse_of(chain)
     balances: Sequence[Balance]
-    if purse is not None and purse.left() >= event.amount:
+    left = -1 if purse is None else purse.left()
+    if purse is not None and left >= event.amount:
         balances, fresh = purse.balances, False
     else:
         funds = _funds(books, event, chain, counters, at)
@@ -127,7 +128,7 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         remaining = _remaining(books, chain, at)
     else:
         books.touch(purse)
-        remaining = purse.hold(event.amount)
+        remaining = purse.hold(event.amount, left)
     if event.claim is not None:
         hold.claim = event.claim[:2]
         books.claims[hold.claim] = books.dirty_claims[hold.claim] = Claimed(event.claim, event.hold, at)

@@ -74,7 +74,7 @@ class Revocations:
 
     def refusal(self, chain: Chain) -> Refusal | None:
         """Why a verified chain is refused: it is revoked, or whether it is cannot be known at the moment."""
-        refusal = self.revoked(chain)
+        refusal = self.revoked(chain) if self.ids else None
         if refusal is None and not self._is_fresh():
             return Refusal("ledger_unavailable", UNKNOWN)
         return refusal
