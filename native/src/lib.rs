@@ -143,9 +143,9 @@ exported! {
         wire.head(call, unsafe { bytes(lines, length) });
     }
 
-    fn tolsey_wire_answer(wire: Wire, call: u64, data: *const u8, length: usize, close: bool) {
+    fn tolsey_wire_answer(wire: Wire, call: u64, data: *const u8, length: usize) {
         // SAFETY: as above.
-        wire.answer(call, unsafe { bytes(data, length) }, close);
+        wire.answer(call, unsafe { bytes(data, length) });
     }
 
     fn tolsey_wire_closes(wire: Wire, call: u64) -> bool { wire.closes(call) }

@@ -245,14 +245,13 @@ impl Wire {
     }
 
     /// Answers a call with these bytes, which are a whole answer.
-    pub fn answer(&mut self, call: u64, data: &[u8], close: bool) {
+    pub fn answer(&mut self, call: u64, data: &[u8]) {
         self.tick();
         let Some(slot) = self.slot_of(call) else { return };
         let Some(client) = self.client(slot) else { return };
         if !matches!(client.state, State::Ready | State::Dialing | State::Failed) {
             return;
         }
-        client.close |= close;
         client.out.extend_from_slice(data);
         client.state = State::Flushing;
         self.go_on(slot);

@@ -75,7 +75,7 @@ class FastPath:
         self._number = 0
         self._once: set[int] = set()
         self._for_once: set[int] = set()
-        self._places: dict[Upstream, int] = {}
+        self._destinations: dict[Upstream, int] = {}
         self._calls: dict[int, FastCall] = {}
         self._told: list[FastCall] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,7 +218,7 @@ class FastPath:
                 self._once.clear()
             self._once.add(seen)
             flags = native.ONCE
-        flags |= native.HEAD_ONLY if plan.method == "HEAD" else 0
+        flags |= native.HEAD_ONLY if plan.cleared.call.method == "HEAD" else 0
         flags |= native.KEEP_ALIVE if plan.keep_alive else 0
         flags |= native.ASK_ON_FAILURE if plan.cleared.quote.price.free_on_failure else 0
         self._number = self._number % 0xFFFFFFFF + 1
@@ -226,7 +226,7 @@ class FastPath:
         self._wire.remember(
             call,
             self._number,
-            destination=self._place(plan.upstream),
+            destination=self._destination(plan.upstream),
             head=plan.head,
             body=plan.size,
             flags=flags,
@@ -236,19 +236,19 @@ class FastPath:
         if flags & native.ONCE:
             self._for_once.add(self._number)
 
-    def _place(self, upstream: Upstream) -> int:
+    def _destination(self, upstream: Upstream) -> int:
         """The wire's number of an upstream."""
-        place = self._places.get(upstream)
+        place = self._destinations.get(upstream)
         if place is None:
-            place = self._places[upstream] = self._wire.destination()
+            place = self._destinations[upstream] = self._wire.destination()
         return place
 
     def _renew(self) -> None:
         """The routes are others: no connection to the old upstreams is kept."""
         self._routes = self._passage.routes
-        for place in self._places.values():
+        for place in self._destinations.values():
             self._wire.retire(place)
-        self._places.clear()
+        self._destinations.clear()
         self.forget()
 
     def _plan(self, number: int) -> Plan | None:
@@ -272,7 +272,8 @@ class FastPath:
         if plan is None or not plan.stands(passage, now):
             self._decide(call)
             return
-        record = CallRecord(now, time.perf_counter_ns(), plan.method, plan.path, "http", plan.trace)
+        attempt = plan.cleared.call
+        record = CallRecord(now, time.perf_counter_ns(), attempt.method, attempt.path, "http", plan.trace)
         record.route = plan.route
         record.chain = plan.chain
         record.links = plan.chain.links

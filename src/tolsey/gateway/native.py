@@ -65,7 +65,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "connected": (None, (_CALL, _NUMBER, ctypes.c_int)),
     "answer_head": (_SIZE, (_CALL, _TEXT, _SIZE)),
     "head": (None, (_CALL, _TEXT, _SIZE)),
-    "answer": (None, (_CALL, _TEXT, _SIZE, ctypes.c_bool)),
+    "answer": (None, (_CALL, _TEXT, _SIZE)),
     "closes": (ctypes.c_bool, (_CALL,)),
     "abort": (None, (_CALL,)),
     "cut": (None, (_CALL,)),
@@ -214,9 +214,9 @@ class Wire:
         """The header lines of that answer for the client."""
         self._library.tolsey_wire_head(self._wire, call, lines, len(lines))
 
-    def answer(self, call: int, data: bytes, *, close: bool = False) -> None:
-        """Answer a call that is not under way with a whole answer, after which the connection may be closed."""
-        self._library.tolsey_wire_answer(self._wire, call, data, len(data), close)
+    def answer(self, call: int, data: bytes) -> None:
+        """Answer a call that is not under way with a whole answer."""
+        self._library.tolsey_wire_answer(self._wire, call, data, len(data))
 
     def closes(self, call: int) -> bool:
         """Whether the connection ends with the answer to this call."""

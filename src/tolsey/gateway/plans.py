@@ -44,8 +44,6 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     head: bytes
     cleared: Cleared
     chain: Chain
-    method: str
-    path: str
     trace: Trace | None
     tags: Tags
     note: str
@@ -96,8 +94,6 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         upstream.head(request.method, target_of(request), headers, b"\r\n"),
         cleared,
         cleared.chain,
-        request.method,
-        path,
         request.trace,
         record.tags,
         note_of(record),

@@ -1,20 +1,15 @@
 """Step 8 of a call: what becomes of its hold, and what is said of one that failed. Written into its record."""
 
-from typing import TYPE_CHECKING
-
 from tolsey.errors import Refusal
 from tolsey.gateway.destination import NotSent
 from tolsey.gateway.record import CallRecord
-from tolsey.ledger.events import Settle, Void
+from tolsey.ledger.events import Kept, Settle, Void
 from tolsey.pricing.tariff import Quote
 from tolsey.pricing.usage import Usage
 
-if TYPE_CHECKING:
-    from tolsey.ledger.events import Kept
-
 
 def resolution(
-    record: CallRecord, hold: str, quote: Quote, held: int, *, sent: bool, usage: Usage | None, kept: "Kept | None"
+    record: CallRecord, hold: str, quote: Quote, held: int, *, sent: bool, usage: Usage | None, kept: Kept | None
 ) -> Settle | Void:
     """What becomes of a hold of `held` nano-units. A call that was not surely unsent is paid for: by its cost once a
     head arrived, else in full. `usage` is there where the cost is known only at the call's end, `kept` is its outcome
