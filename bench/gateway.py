@@ -19,9 +19,10 @@ from bench import BenchError, Missing, Wrong
 from bench.ground import Audit, Ground, Server
 from bench.jobs import PRICE, SEARCH
 from bench.load import CONNECTIONS
-from bench.machine import free_port, pinned, scratch
+from bench.machine import pinned, scratch
 from bench.origin import PATH, answers, get
 from bench.processes import running, wait_until
+from tests.ports import free_port
 from tests.postgres import Server as Postgres
 
 EXPIRES = "2099-12-31"

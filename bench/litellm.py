@@ -15,9 +15,10 @@ from bench import BenchError, install
 from bench.gateway import bearer
 from bench.ground import Ground, Server
 from bench.jobs import CHAT
-from bench.machine import free_port, scratch
+from bench.machine import scratch
 from bench.origin import answers
 from bench.processes import running, wait_until
+from tests.ports import free_port
 
 _CONFIG = """
 model_list:

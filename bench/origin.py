@@ -11,9 +11,10 @@ from pathlib import Path
 
 from bench import BenchError
 from bench.jobs import JOBS, SEARCH
-from bench.machine import free_port, scratch
+from bench.machine import scratch
 from bench.nginx import nginx
 from bench.processes import wait_until
+from tests.ports import free_port
 
 PATH = SEARCH.path
 BODY = SEARCH.answer

@@ -15,10 +15,11 @@ from typing import Any
 from bench import install
 from bench.ground import Ground, Server
 from bench.load import CONNECTIONS
-from bench.machine import free_port, scratch
+from bench.machine import scratch
 from bench.nginx import nginx
 from bench.origin import BODY, PATH, answers
 from bench.processes import running, wait_until
+from tests.ports import free_port
 
 _NGINX = """
   upstream origin {{ server 127.0.0.1:{origin}; keepalive {connections}; keepalive_requests 1000000000; }}

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from tests.lightning_rig import Lnd, Program, build, wait
-from tests.swarm import free_port
+from tests.ports import free_port
 from tolsey.pay import LndWallet
 from tolsey.token.l402 import read_challenges
 from tolsey.token.macaroon import Macaroon

@@ -17,8 +17,9 @@ import pytest
 
 from tests.ends import Broken, Client, End, Message
 from tests.gateways import Gateway, lay_out, serving, until
+from tests.ports import free_port
 from tests.scraping import Page, scrape
-from tests.swarm import ending, free_port
+from tests.swarm import ending
 from tests.upstreams import Upstream
 from tolsey.gateway.native import LIBRARY, OFF
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests import swarm
 from tests.ends import Client, Message
+from tests.ports import free_port
 from tolsey.store.keyring import Keyring
 from tolsey.token.macaroon import Macaroon
 
@@ -125,7 +126,7 @@ def lay_out(folder: Path, config: str, **values: object) -> Gateway:
     if not keys.exists():
         keys.parent.mkdir(mode=0o700)
         Keyring.create(keys)
-    port, admin_port = swarm.free_port(), swarm.free_port()
+    port, admin_port = free_port(), free_port()
     file = folder / "tolsey.toml"
     for name, value in values.items():
         config = config.replace(f"<{name}>", str(value))

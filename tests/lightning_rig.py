@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from tests.clients import LNBITS
-from tests.swarm import free_port
+from tests.ports import free_port
 
 SOURCE: Final = Path(__file__).with_name("lightning")
 PROGRAMS: Final = {

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import pytest
 
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.tables import entry_line
 from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Event, Extend, Granted, Outcome, Reserve

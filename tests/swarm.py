@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import psutil
 
+from tests.ports import free_port
 from tests.reading import fsck, trail
 from tolsey.store.keyring import Keyring
 from tolsey.store.reports import Checked
@@ -43,20 +44,6 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 10.
             raise AssertionError(f"not within {seconds} s: {what}")
         await asyncio.sleep(0.01)
     return time.monotonic() - began
-
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on, and that was not given before."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
 
 
 def answers(port: int) -> bool:

@@ -19,7 +19,7 @@ from joserfc.jwk import RSAKey
 from tests.admins import Api, minted, notes
 from tests.gateways import Gateway, serving, until
 from tests.issuer import AUDIENCE, Issuer, encoded, part
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.upstreams import Upstream
 from tolsey.admin import identity
 from tolsey.admin.identity import Identities, IdentityUnavailable

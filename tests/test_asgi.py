@@ -14,6 +14,7 @@ import pytest
 from tests import gateways, swarm
 from tests.ends import Client
 from tests.gateways import problem, until
+from tests.ports import free_port
 from tolsey.asgi import Receive, Scope, Send, Tolsey, price
 from tolsey.errors import ConfigError
 from tolsey.store.keyring import Keyring
@@ -78,7 +79,7 @@ def hosted(folder: Path, server: str, processes: int = 1) -> Hosted:
     Keyring.create(keys)
     file = folder / "tolsey.toml"
     file.write_text(CONFIG)
-    found = Hosted(file, swarm.free_port(), 0, folder / "data/ledger.db", keys)
+    found = Hosted(file, free_port(), 0, folder / "data/ledger.db", keys)
     found.server, found.processes = server, processes
     return found
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.cli import answer, gateway, invoke, refusal
+from tests.ports import free_port
 from tests.postgres import Server
-from tests.swarm import free_port
 from tolsey.cli import checkups
 from tolsey.gateway import native
 from tolsey.gateway.native import LIBRARY, OFF

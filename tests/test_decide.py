@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import swarm
 from tests.ends import Client, Message
 from tests.gateways import Gateway, child_of, problem, serving, until
+from tests.ports import free_port
 from tests.upstreams import Upstream
 from tolsey.gateway.reports import Report, read_report, reports_in
 
@@ -114,7 +114,7 @@ class Beside:
 
 
 def beside(folder: pytest.TempPathFactory, settle: str, workers: int = 1) -> Iterator[Beside]:
-    port = swarm.free_port()
+    port = free_port()
     with Upstream() as one, one.hears_nothing():
         config = CONFIG.replace("<settle>", settle)
         with serving(folder.mktemp("decide"), config, decide=port, one=one.port, workers=workers) as gateway:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import swarm
 from tests.gateways import Gateway, child_of, problem, serving, until
+from tests.ports import free_port
 from tests.test_decide import CONFIG
 from tests.upstreams import Upstream
 from tolsey.cli.engine import DRAIN_SECONDS
@@ -109,7 +109,7 @@ def _field(name: str, value: str) -> dict[str, object]:
 
 @contextlib.contextmanager
 def beside(folder: Path, settle: str, workers: int = 1) -> Iterator[Envoy]:
-    http, port = swarm.free_port(), swarm.free_port()
+    http, port = free_port(), free_port()
     with Upstream() as one, one.hears_nothing():
         config = CONFIG.replace("<settle>", f"grpc_port = {port}\n{settle}")
         with (

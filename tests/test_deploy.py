@@ -22,7 +22,8 @@ from tests.certificates import Authority
 from tests.cli import SCRIPT, environment, tolsey
 from tests.ends import Client
 from tests.gateways import Gateway, child_of, serving, until
-from tests.swarm import answers, free_port
+from tests.ports import free_port
+from tests.swarm import answers
 from tests.upstreams import Upstream
 from tolsey.admin.metrics import METRICS
 from tolsey.config import problems

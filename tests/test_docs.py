@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from tests.aperture import EXPECTED
 from tests.certificates import Authority
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.upstreams import Upstream
 from tolsey.admin.metrics import METRICS
 from tolsey.cli.main import COMMANDS, app

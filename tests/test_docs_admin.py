@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.test_docs import names, rows, run, script
 from tests.upstreams import Upstream
 from tolsey.admin.problems import CODES

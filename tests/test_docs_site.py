@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import assemble
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.test_docs import ROOT, run, script
 from tests.upstreams import Upstream
 from tolsey.admin.metrics import METRICS

@@ -9,7 +9,7 @@ import pytest
 
 from tests.ends import Broken, Client
 from tests.gateways import Gateway, problem, serving
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.upstreams import OK, Talk, Upstream
 
 CONFIG = """

@@ -16,6 +16,7 @@ import pytest
 
 from tests import swarm
 from tests.histories import Operation, Stand, granted, order_of, read, short
+from tests.ports import free_port
 from tests.swarm import PRICE_NANO, Answer
 from tolsey import attenuate
 
@@ -209,7 +210,7 @@ async def test_what_clients_of_a_real_gateway_see_is_linearizable(seed: int, tmp
     chance = random.Random(seed)
     refused = 0
     with swarm.upstream(tmp_path) as upstream:
-        dead = DEAD.replace("<port>", str(swarm.free_port()))
+        dead = DEAD.replace("<port>", str(free_port()))
         async with swarm.serving(swarm.lay_out(tmp_path, upstream.port, charge="success", more=dead)) as gateway:
             for number in range(8):
                 calls = {"root": chance.randint(8, 20), "child": chance.randint(2, 8)}

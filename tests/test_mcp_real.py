@@ -24,7 +24,7 @@ from tests.foreign import node
 from tests.gateways import Gateway, serving, until
 from tests.mcp_conformance import everything
 from tests.mcp_servers import on_a_socket
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.test_mcp import at, words
 
 # The versions before 2026-07-28 have what is deprecated since.

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.gateways import Gateway, child_of, lay_out, problem, serving, until
+from tests.ports import free_port
 from tests.scraping import OPEN_METRICS, Page, scrape, scraped
-from tests.swarm import ending, free_port
+from tests.swarm import ending
 from tests.upstreams import Upstream
 from tolsey.admin.metrics import METRICS, Metrics
 from tolsey.cli.worker import Control

@@ -21,7 +21,7 @@ from bench import install
 from tests import swarm
 from tests.ends import Client, Message
 from tests.gateways import Gateway, problem, serving, until
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.upstreams import Upstream
 
 pytestmark = pytest.mark.proxies

@@ -15,8 +15,9 @@ import pytest
 from tests import postgres
 from tests.cli import answer
 from tests.gateways import Gateway, child_of, lay_out, until
+from tests.ports import free_port
 from tests.postgres import Server
-from tests.swarm import ending, free_port
+from tests.swarm import ending
 from tests.test_docs import DOCS, run
 from tests.upstreams import Upstream
 from tolsey.store.keyring import Keyring

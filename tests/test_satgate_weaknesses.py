@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests import swarm
+from tests.ports import free_port
 from tests.swarm import Answer, Gateway, Upstream, one
 from tolsey import Macaroon, attenuate
 
@@ -69,7 +70,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
 
 
 def new_gateway(folder: Path, upstream: Upstream) -> Gateway:
-    return swarm.lay_out(folder, upstream.port, timeout=0.5, more=MORE.format(dead=swarm.free_port()))
+    return swarm.lay_out(folder, upstream.port, timeout=0.5, more=MORE.format(dead=free_port()))
 
 
 @pytest.fixture(scope="module")

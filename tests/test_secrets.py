@@ -18,6 +18,7 @@ import pytest
 
 from tests import swarm
 from tests.cli import tolsey
+from tests.ports import free_port
 from tests.swarm import Answer, Client, Gateway, Upstream
 from tests.tokens import answer as approve
 from tests.tokens import ask, text_of
@@ -356,7 +357,7 @@ async def test_no_secret_is_in_anything_that_the_gateway_leaves(tmp_path: Path) 
             upstream.port,
             timeout=0.5,
             upstream_more=SETTING,
-            more=MORE.format(dead=swarm.free_port(), live=upstream.port, setting=SETTING),
+            more=MORE.format(dead=free_port(), live=upstream.port, setting=SETTING),
         )
         gateway.env = {"API_SECRET": UPSTREAM_SECRET}
         needles = Needles(Keyring.open(gateway.keys))

@@ -9,9 +9,10 @@ import pytest
 
 from tests.collector import Collector, Span
 from tests.gateways import Gateway, lay_out, problem, until
+from tests.ports import free_port
 from tests.providers import KEY, READ, TEXT, Provider
 from tests.scraping import scraped
-from tests.swarm import ending, free_port
+from tests.swarm import ending
 from tests.upstreams import Upstream
 from tolsey.cli.assemble import telemetry_of
 from tolsey.config import load

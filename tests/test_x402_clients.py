@@ -9,7 +9,7 @@ import pytest
 from tests.clients import Foreign
 from tests.facilitators import ASSET, CONFIG, NETWORK, SELLER
 from tests.gateways import serving, until
-from tests.swarm import free_port
+from tests.ports import free_port
 from tests.test_payments import CONFIG as PAYMENTS
 from tests.upstreams import Upstream
 
