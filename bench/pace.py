@@ -2,6 +2,9 @@
 measured from when it was due. A server that stalls is charged for every call that it kept waiting (no coordinated
 omission). The clock is not the loop's, which uvloop gives in milliseconds.
 
+It watches the clock, and whatever stands behind the server on the same core, an upstream, a database, must not wait for
+that: it runs only when nobody else would (SCHED_IDLE, sched(7); see `machine.by_process`).
+
     python -m bench.pace PORT JOB RATE SECONDS     (further headers on standard input, a line each)
 """
 
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -182,6 +186,7 @@ async def _main(port: int, job: Job, rate: int, seconds: int) -> Paced:
 
 
 if __name__ == "__main__":
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     where, named, calls, long = sys.argv[1:]
     chosen = next(job for job in JOBS if job.name == named)
     print(json.dumps(uvloop.run(_main(int(where), chosen, int(calls), int(long))).__dict__))

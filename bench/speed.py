@@ -13,12 +13,17 @@ from bench.contestants import Contestant
 from bench.ground import Audit, Ground, Server
 from bench.jobs import CHAT, JOBS, SEARCH, Job
 from bench.load import Load, wrk
-from bench.machine import Cores, pinned, scratch
+from bench.machine import Cores, by_process, pinned, scratch
 from bench.origin import origin
 from bench.pace import Paced, paced
 from bench.processes import cpu_seconds, memory_mb, tree, written_bytes
 
 WARM_UP = 1
+
+NOT_WEIGHED = (
+    "only root can have a core divided among processes alone (autogroup, sched(7)):"
+    " at fixed rates what stands on the load's core, a database above all, is late by milliseconds"
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ def measure(
     itself keeps to the core of the load.
     """
     runs = []
-    with pinned(places.load), origin(places.load) as upstream:
+    with pinned(places.load), by_process() as weighed, origin(places.load) as upstream:
+        if not weighed:
+            print(f"bench: {NOT_WEIGHED}", file=sys.stderr)
         for number in range(1, rounds + 1):
             for contestant in contestants:
                 run = _once(contestant, Ground(places, upstream), number, seconds, jobs, rates, warm_up)
