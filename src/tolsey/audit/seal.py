@@ -47,9 +47,6 @@ def _second(seconds: int) -> str:
     return format_time(seconds * SECOND)[:-1]
 
 
-_amount = lru_cache(maxsize=4096)(format_nano)
-
-
 def genesis(ledger: str, log: int) -> bytes:
     """The seal before the first entry of a log."""
     return sha256(canonical({"ledger": ledger, "log": log})).digest()
@@ -92,13 +89,27 @@ def body(
     nano-units of `unit`; `chain` is the money's, `counters` that of who counts the calls, `config` the generation.
     """
     # By hand, as it is in the way of every call.
+    until_text = "null" if until is None else _until(until)
+    before_at, before_hold, end = _frame(amount, chain, config, counters, unit)
     return (
-        f'{{"amount":"{_amount(amount)}","at":"{at}","chain":{chain}'
-        f',"config":{"null" if config is None else quote(config)},"counters":{counters}'
-        f',"hold":{"null" if hold is None else quote(hold)},"kind":"{kind}","log":{log},"note":{quote(note)}'
-        f',"place":{place},"unit":{"null" if unit is None else quote(unit)}'
-        f',"until":{"null" if until is None else quote(stamp(until))}}}'
+        f'{before_at}{at}{before_hold}{"null" if hold is None else quote(hold)},"kind":"{kind}","log":{log}'
+        f',"note":{quote(note)},"place":{place}{end}{until_text}}}'
     ).encode()
+
+
+@lru_cache(maxsize=1024)
+def _frame(amount: int, chain: str, config: str | None, counters: str, unit: str | None) -> tuple[str, str, str]:
+    """What is the same in the bodies of many calls: all up to the time, from there to the hold, and before `until`."""
+    return (
+        f'{{"amount":"{format_nano(amount)}","at":"',
+        f'","chain":{chain},"config":{_text(config)},"counters":{counters},"hold":',
+        f',"unit":{_text(unit)},"until":',
+    )
+
+
+@lru_cache(maxsize=64)
+def _until(until: int) -> str:
+    return quote(stamp(until))
 
 
 def _text(value: str | None) -> str:

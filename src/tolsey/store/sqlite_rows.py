@@ -310,7 +310,7 @@ class Rows:
         """Write what the rules changed: accounts, then entries, and the open holds that follow from those."""
         books, numbers = self.books, self._numbers
         seen = at if are_of_calls(books.entries) else 0
-        openers = openers_of(books.entries)
+        openers: dict[Key, str] | None = None
         opened: list[tuple[object, ...]] = []
         changed: list[tuple[int, ...]] = []
         for key, b in books.changed().items():
@@ -319,6 +319,8 @@ class Rows:
             if n is not None:
                 changed.append((*stands, seen, n))
                 continue
+            if openers is None:
+                openers = openers_of(books.entries)
             n = numbers[key] = self._next
             self._next += 1
             self._periodic = self._periodic or b.account.period is not None
