@@ -3,6 +3,8 @@ PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+SOURCES := $(shell find src -type f -not -path '*/__pycache__/*')
+COMPILED := PYTHONPATH=$(CURDIR)/.compiled
 NATIVE := native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs) native/build_hook.py
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
@@ -10,7 +12,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --annotation-style line --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-native test-plain test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser test-mcp docs proofs soak check format bench bench-quick lock clean
+.PHONY: help setup demo test test-native test-plain test-compiled test-slow test-lightning test-examples test-package test-proxies test-deploy test-browser test-mcp docs proofs soak check format bench bench-quick lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +33,9 @@ test-native: ## lint and test the compiled wire by itself; needs cargo
 
 test-plain: setup ## the dialogues with a gateway once more, without the compiled wire
 	@TOLSEY_NO_NATIVE=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile tests/test_gateway_*.py tests/test_http_clients.py tests/test_law_2_for_real.py $(ARGS)
+
+test-compiled: .compiled/.done ## the ledger and a gateway once more, compiled as in a wheel
+	@$(COMPILED) $(BIN)/python -m pytest -q -m "not slow and not interpreted" -n auto --dist loadfile tests/test_rules*.py tests/test_ledger*.py tests/test_book*.py tests/test_sqlite*.py tests/test_simulation.py tests/test_fsck.py tests/test_audit.py tests/test_kernel_sync.py tests/test_replay.py tests/test_gateway_*.py tests/test_fast_path*.py tests/test_law_2_for_real.py tests/test_metrics.py tests/test_compiled.py $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -75,11 +80,11 @@ format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup ## measure, as ratios in one run
-	@$(BIN)/python -m bench $(ARGS)
+bench: .compiled/.done ## measure, as ratios in one run
+	@$(COMPILED) $(BIN)/python -m bench $(ARGS)
 
-bench-quick: setup ## the same in a few seconds: that it runs, not what it says
-	@$(BIN)/python -m bench --quick $(ARGS)
+bench-quick: .compiled/.done ## the same in a few seconds: that it runs, not what it says
+	@$(COMPILED) $(BIN)/python -m bench --quick $(ARGS)
 
 lock: ## write the lock files anew with the newest versions; needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }
@@ -91,8 +96,15 @@ lock: ## write the lock files anew with the newest versions; needs uv
 	@$(LOCK) tests/mcp/requirements.in --output-file tests/mcp/requirements.lock
 
 clean: ## remove .venv, caches and build output
-	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) docs/$(VENV) tests/mcp/$(VENV) .site js/node_modules tests/mcp/node_modules .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	@rm -rf $(VENV) examples/$(VENV) deploy/$(VENV) docs/$(VENV) tests/mcp/$(VENV) .site js/node_modules tests/mcp/node_modules .bench .compiled build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	@find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The package as a wheel has it, to be run from here: what mypyc compiles beside what it was compiled from.
+.compiled/.done: $(VENV)/.installed $(SOURCES) native/compiled.py
+	@rm -rf .compiled && mkdir .compiled && cp -R src/tolsey .compiled/tolsey
+	@echo "compiled: a minute or two, once for each change of src/ ..."
+	@$(BIN)/python native/compiled.py .compiled >.compiled/log 2>&1 || { tail -n 5 .compiled/log; echo "compiled: nothing; it is run as it is"; }
+	@touch $@
 
 # A changed lock file makes .venv anew, so that nothing is left over from the old one.
 $(VENV)/.locked: requirements-dev.lock

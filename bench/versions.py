@@ -12,6 +12,7 @@ from importlib import metadata
 from bench import install
 from tests.lightning_rig import SOURCE
 from tolsey.gateway.native import LIBRARY, OFF
+from tolsey.ledger import rules
 
 
 def version(tool: str) -> str:
@@ -27,7 +28,8 @@ def _tolsey() -> str:
         with contextlib.suppress(metadata.PackageNotFoundError):
             parts.append(f"{name} {metadata.version(name)}")
     wire = f"{'without' if os.environ.get(OFF) or not LIBRARY.exists() else 'with'} the compiled wire"
-    return ", ".join([*parts, f"Python {platform.python_version()}", wire])
+    how = "compiled" if str(rules.__file__).endswith(".so") else "not compiled (`make bench` compiles it)"
+    return ", ".join([*parts, f"Python {platform.python_version()}", wire, how])
 
 
 def _aperture() -> str:

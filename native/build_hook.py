@@ -1,4 +1,6 @@
-"""Builds the compiled wire into the package where there is cargo; elsewhere the package is what it is without it."""
+"""Builds the compiled wire into the package where there is cargo, and compiled modules into a wheel where there is a C
+compiler; elsewhere the package is what it is without them.
+"""
 
 import os
 import shutil
@@ -10,9 +12,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from native.compiled import compile_into
+
 NATIVE = Path(__file__).resolve().parent
 BUILT = NATIVE / "target/release/libtolsey_wire.so"
 PLACE = "src/tolsey/gateway/_wire.so"
+COMPILED = "build/compiled"
 
 
 class NativeHook(BuildHookInterface):  # type: ignore[type-arg]  # its parameter is the builder's config, which is not used
@@ -20,13 +26,21 @@ class NativeHook(BuildHookInterface):  # type: ignore[type-arg]  # its parameter
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds a wheel."""
-        place = Path(self.root) / PLACE
-        if not build(place):
+        wire = build(Path(self.root) / PLACE)
+        if wire:
+            build_data["artifacts"].append(PLACE)
+        # An editable installation is the source as it is: what was compiled would not change with it.
+        if version != "standard":
             return
-        build_data["artifacts"].append(PLACE)
-        if version == "standard":
-            # It asks nothing of the interpreter, but runs on this kind of machine alone.
-            build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        folder = Path(self.root) / COMPILED
+        shutil.rmtree(folder, ignore_errors=True)
+        compiled = compile_into(folder)
+        build_data["force_include"] |= {str(folder / path): str(path) for path in compiled}
+        if wire or compiled:
+            # The wire asks nothing of the interpreter, but runs on this kind of machine alone.
+            python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"{python}-{python}-{platform}" if compiled else f"py3-none-{platform}"
             build_data["pure_python"] = False
 
 

@@ -17,6 +17,7 @@ from tests.postgres import Server
 from tolsey.cli import checkups
 from tolsey.gateway import native
 from tolsey.gateway.native import LIBRARY, OFF
+from tolsey.ledger import rules
 from tolsey.store import postgres_health, sqlite_file
 
 UPSTREAM = '[[upstream]]\nname = "api"\nurl = "{}"\n'
@@ -59,7 +60,7 @@ def test_a_gateway_that_is_well(config: Path, examined: Findings) -> None:
         found = examined()
     assert sorted(path.name for path in config.parent.rglob("*")) == before
     assert found.keys() == {"config", "python", "sqlite", "files", "clock", "open files", "disk", "fsync", "ledger",
-                            "upstream", "fast path"}  # fmt: skip
+                            "upstream", "fast path", "compiled"}  # fmt: skip
     for check in ("config", "python", "files", "ledger", "upstream"):
         assert only(found, check)[0] == "ok"
 
@@ -273,6 +274,16 @@ def test_a_wire_that_was_not_compiled_or_is_for_another_machine(
     (tmp_path / "_wire.so").write_bytes(b"not a library")
     state, detail = only(examined(), "fast path")
     assert (state, detail.partition(":")[0]) == ("warning", "the compiled wire cannot be used")
+
+
+def test_modules_that_are_compiled_and_those_that_are_not(
+    config: Path, examined: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "__file__", "/lib/tolsey/ledger/rules.py")
+    state, detail = only(examined(), "compiled")
+    assert (state, detail.partition(":")[0]) == ("note", "the modules are not compiled")
+    monkeypatch.setattr(rules, "__file__", "/lib/tolsey/ledger/rules.cpython-311-x86_64-linux-gnu.so")
+    assert only(examined(), "compiled") == ("ok", "what a call runs through is compiled")
 
 
 # --- PostgreSQL

@@ -129,6 +129,7 @@ async def test_a_kernel_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the ledger over it
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("durability", ["full", "normal"])
 async def test_a_ledger_waits_for_the_kernel(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch, durability: Durability
@@ -150,6 +151,7 @@ async def test_a_ledger_waits_for_the_kernel(
     await ledger.close()
 
 
+@pytest.mark.interpreted
 async def test_a_ledger_asks_a_thread_where_the_kernel_does_not_begin(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ async def test_a_ledger_asks_a_thread_where_the_kernel_does_not_begin(
     await ledger.close()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("number", "full"), [(errno.EIO, False), (errno.ENOSPC, True)])
 async def test_a_group_whose_sync_fails_is_in_doubt(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch, number: int, full: bool

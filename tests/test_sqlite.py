@@ -35,6 +35,7 @@ def in_full(outcomes: list[Outcome]) -> list[str]:
     return [say(outcome) for outcome in outcomes]
 
 
+@pytest.mark.interpreted
 def test_a_balance_is_of_one_instant(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an account says and what its window says belong together, whatever is committed meanwhile."""
     one, other = ledgers.open("o1"), ledgers.open("o2")
@@ -145,6 +146,7 @@ def test_a_limit_that_another_process_raised_holds_at_once(ledgers: Ledgers) -> 
     assert in_full(other.run([Reserve("h6", TEAM, 1)], NOON)) == ["team is short: 0 spent, 56 held of 56"]
 
 
+@pytest.mark.interpreted
 def test_accounts_that_are_not_there_take_a_bounded_place(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder can make any number of children, whose calls are refused and open no account."""
     monkeypatch.setattr(sqlite_rows, "CACHED_BALANCES", 10)
@@ -259,12 +261,14 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
     return found
 
 
+@pytest.mark.interpreted
 def test_each_connection_is_set_as_it_should_be(ledgers: Ledgers, connections: list[sqlite3.Connection]) -> None:
     ledgers.open("o1")
     for pragma, value in (("synchronous", 1), ("journal_mode", "wal"), ("wal_autocheckpoint", 0)):
         assert connections[-1].execute(f"PRAGMA {pragma}").fetchone() == (value,)
 
 
+@pytest.mark.interpreted
 def test_a_checkpoint_is_taken_under_the_turn(ledgers: Ledgers, connections: list[sqlite3.Connection]) -> None:
     said: list[str] = []
 

@@ -365,6 +365,7 @@ MOUNTS = """\
 """
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("place", "refused"),
     [

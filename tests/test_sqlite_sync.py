@@ -105,6 +105,7 @@ def test_what_others_wrote_after_a_copy_waits_to_be_copied(ledgers: Ledgers) -> 
     assert 0 < ledger.wal_bytes() < wal_size(ledgers)
 
 
+@pytest.mark.interpreted
 def test_a_wal_that_grew_too_large_is_cut_back(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "MOST_KEPT_BYTES", 100_000)
     ledger = ledgers.open("o1")

@@ -26,6 +26,7 @@ from tolsey.gateway.destination import NotSent
 from tolsey.gateway.mcp.process import environment
 from tolsey.gateway.native import OFF, Wire
 from tolsey.gateway.upstream import Upstream
+from tolsey.ledger import rules
 from tolsey.store.disk import sync_times
 from tolsey.store.sqlite_file import check_library, connect_read_only, file_system
 
@@ -70,9 +71,10 @@ Checkup = Callable[[Config], Iterator[Finding]]
 
 
 def libraries(config: Config) -> Iterator[Finding]:
-    """Python, the compiled wire, and the SQLite library."""
+    """Python, what is compiled, and the SQLite library."""
     yield Finding("python", "ok", f"Python {platform.python_version()}, {platform.machine()}")
     yield _wire()
+    yield _modules()
     if config.ledger.postgresql is not None:
         return
     try:
@@ -97,6 +99,16 @@ def _wire() -> Finding:
     if os.environ.get(OFF):
         return Finding("fast path", "note", f"{OFF} is set: a call takes twice the processor time", f"unset {OFF}")
     return Finding("fast path", "note", "the wire was not compiled: a call takes twice the processor time", REBUILD)
+
+
+def _modules() -> Finding:
+    """Whether what a call runs through is compiled."""
+    if str(rules.__file__).endswith(".py"):
+        detail = "the modules are not compiled: a call takes a sixth more processor time"
+        return Finding(
+            "compiled", "note", detail, "install Tolsey from its sources with pip, where there is a C compiler"
+        )
+    return Finding("compiled", "ok", "what a call runs through is compiled")
 
 
 def files(config: Config) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable, TolseyError
 from tolsey.ledger.approving import Asked, Question
 from tolsey.ledger.books import Balance, Child, Hold
@@ -25,7 +27,7 @@ from tolsey.store.children import children_of
 from tolsey.store.contract import Ledger, TallyRow
 from tolsey.token.chain import Account
 
-BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
+BACKOFF_SECONDS: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
 """How long the Book waits after each failed group in a row; the last is repeated."""
 
 RESOLVE_SECONDS = 0.005
@@ -63,6 +65,7 @@ class Waiting(Protocol):
         """Tell why there is none."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Book:
     """Group commit over one `Ledger`, for one event loop.
 

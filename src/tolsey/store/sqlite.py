@@ -18,6 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from tolsey.errors import LedgerMissing, LedgerRefused, LedgerUnavailable
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import (
@@ -68,6 +70,7 @@ SEALED_FROM: Final = 8
 _R = TypeVar("_R")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SqliteLedger:
     """One process's connection to a ledger file.
 
@@ -206,9 +209,9 @@ class SqliteLedger:
                 self.roll_back()
                 if attempt == 2:
                     raise LedgerUnavailable(f"the ledger refused a group: {error}") from None
-            except ERRORS as error:
+            except ERRORS as failure:
                 self.roll_back()
-                raise unavailable("the ledger cannot be written", error) from error
+                raise unavailable("the ledger cannot be written", failure) from failure
             except BaseException:
                 self.roll_back()
                 raise
