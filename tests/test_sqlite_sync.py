@@ -82,10 +82,29 @@ def test_a_wal_that_was_copied_is_overwritten(ledgers: Ledgers, monkeypatch: pyt
         ledger.run([Reserve(f"h{n}", ROOT, 1)], NOON)
         assert (synced[-1].st_ino, synced[-1].st_size) == (inode, size) == (inode, wal_size(ledgers))
         assert 0 < ledger.wal_bytes() < size
-    assert len(synced) == 3
+    assert len(synced) == 6, "each copy has one of its own, before it"
     with database(ledgers.path) as db:
         assert db.execute("SELECT count(*) FROM entry").fetchone() == (4,)
     assert fsck(ledgers.path).difference is None
+
+
+def test_before_a_copy_the_wal_is_synced_while_others_may_write(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `normal` nothing else has, and under the turn that would keep everybody waiting."""
+    ledger, other = ledgers.open("o1", durability="normal"), ledgers.open("o2", durability="normal")
+    ledger.run([Reserve("h1", ROOT, 1)], NOON)
+    synced: list[str] = []
+
+    def watch(fd: int) -> None:
+        assert other.turn.try_take()
+        other.turn.give()
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr(os, "fdatasync", watch)
+    ledger.checkpoint()
+    assert synced == ["ledger.db-wal"]
+    assert ledger.wal_bytes() == 0
 
 
 def test_what_others_wrote_after_a_copy_waits_to_be_copied(ledgers: Ledgers) -> None:

@@ -415,7 +415,8 @@ class SqliteLedger:
 
     @errors_of("the ledger cannot be written")
     def checkpoint(self) -> None:
-        """Copy the WAL into the file, to be begun anew, under the turn. Blocks."""
+        """Copy the WAL, synced while others still write, into the file under the turn; it is begun anew. Blocks."""
+        self.wal.sync()
         self.turn.take()
         try:
             busy = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
@@ -435,10 +436,8 @@ class SqliteLedger:
             if self.owner:
                 self.turn.take()
                 try:
-                    open_holds = self._db.execute(
-                        "SELECT count(*) FROM hold WHERE owner = ?", (self.owner,)
-                    ).fetchone()[0]
-                    if not open_holds:
+                    held = self._db.execute("SELECT count(*) FROM hold WHERE owner = ?", (self.owner,)).fetchone()[0]
+                    if not held:
                         self._db.execute("UPDATE owner SET ended_at = ? WHERE n = ?", (self._last_at, self.owner))
                 except sqlite3.Error:
                     self.roll_back()
