@@ -259,11 +259,12 @@ def test_it_ends_when_the_token_is_revoked(gateway: Gateway, upstream: Upstream,
     token = gateway.token()
     child = child_of(token, "label = child n", "budget = 1 USD")
     with gateway.client() as client, gateway.client() as waiting, gateway.client() as streaming:
-        for number, each in enumerate((client, client, waiting, streaming)):
-            each.say(request("GET", f"{place}/x" if number < 2 else f"{place}/talk", child))
-            if number < 2:
-                assert client.answer().status == 200
-        talks = [upstream.hear(), upstream.hear()]
+        for _ in range(2):
+            assert answer_to(client, request("GET", f"{place}/x", child)).status == 200
+        talks = []
+        for each in (waiting, streaming):
+            each.say(request("GET", f"{place}/talk", child))
+            talks.append(upstream.hear())
         talks[1].say("HTTP/1.1 200 OK\r\n\r\none")
         head = streaming.head()
         assert streaming.chunk() == b"one"
