@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def compile_into(folder: Path) -> list[Path]:
     """Compile into a folder; what is there then, each by its path in it. Nothing where that cannot be done, for want
     of a compiler or of mypyc; a line says so.
     """
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        sys.stderr.write(f"tolsey is not compiled: there is no {compiler}\n")
+        return []
     command = [sys.executable, __file__, os.fspath(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
     if done.returncode:
