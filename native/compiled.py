@@ -38,7 +38,9 @@ MODULES = (
     "store/sqlite_file",
     "store/sqlite_rows",
 )
-"""All that a call on the fast path runs through, but for modules with classes that mypyc cannot make (msgspec's)."""
+"""All that a call on the fast path runs through, but for modules with classes that mypyc makes others of (msgspec's),
+for floor 0 and for `token/`, which agents import by themselves.
+"""
 
 
 def compile_into(folder: Path) -> list[Path]:

@@ -104,7 +104,7 @@ def _wire() -> Finding:
 def _modules() -> Finding:
     """Whether what a call runs through is compiled."""
     if str(rules.__file__).endswith(".py"):
-        detail = "the modules are not compiled: a call takes a sixth more processor time"
+        detail = "the modules are not compiled: a call takes a seventh more processor time"
         return Finding(
             "compiled", "note", detail, "install Tolsey from its sources with pip, where there is a C compiler"
         )

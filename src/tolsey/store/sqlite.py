@@ -436,8 +436,8 @@ class SqliteLedger:
             if self.owner:
                 self.turn.take()
                 try:
-                    held = self._db.execute("SELECT count(*) FROM hold WHERE owner = ?", (self.owner,)).fetchone()[0]
-                    if not held:
+                    left = self._db.execute("SELECT count(*) FROM hold WHERE owner = ?", (self.owner,)).fetchone()[0]
+                    if not left:
                         self._db.execute("UPDATE owner SET ended_at = ? WHERE n = ?", (self._last_at, self.owner))
                 except sqlite3.Error:
                     self.roll_back()
