@@ -1,4 +1,4 @@
-"""The machine: which cores there are, what else runs on them, how slow its disk is. And the free ports on it."""
+"""The machine: which cores there are, what else runs on them, how slow its disk is."""
 
 from __future__ import annotations
 

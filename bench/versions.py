@@ -11,8 +11,8 @@ from importlib import metadata
 
 from bench import install
 from tests.lightning_rig import SOURCE
+from tolsey.cli.checkups import is_compiled
 from tolsey.gateway.native import LIBRARY, OFF
-from tolsey.ledger import rules
 
 
 def version(tool: str) -> str:
@@ -28,7 +28,7 @@ def _tolsey() -> str:
         with contextlib.suppress(metadata.PackageNotFoundError):
             parts.append(f"{name} {metadata.version(name)}")
     wire = f"{'without' if os.environ.get(OFF) or not LIBRARY.exists() else 'with'} the compiled wire"
-    how = "compiled" if str(rules.__file__).endswith(".so") else "not compiled (`make bench` compiles it)"
+    how = "compiled" if is_compiled() else "not compiled (`make bench` compiles it)"
     return ", ".join([*parts, f"Python {platform.python_version()}", wire, how])
 
 

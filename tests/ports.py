@@ -34,7 +34,7 @@ def _share() -> Iterator[int]:
     share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     chosen = int(_CHOSEN_FROM.read_text().split()[0]) if _CHOSEN_FROM.exists() else _LOWEST_CHOSEN
-    end = chosen if chosen > 2 * _LOWEST else _LOWEST_CHOSEN
+    end = min(chosen, _LOWEST_CHOSEN) if chosen > 2 * _LOWEST else _LOWEST_CHOSEN
     ports = list(range(_LOWEST + share, end, shares))
     random.SystemRandom().shuffle(ports)
     return iter(ports)

@@ -101,9 +101,13 @@ def _wire() -> Finding:
     return Finding("fast path", "note", "the wire was not compiled: a call takes twice the processor time", REBUILD)
 
 
-def _modules() -> Finding:
+def is_compiled() -> bool:
     """Whether what a call runs through is compiled."""
-    if str(rules.__file__).endswith(".py"):
+    return not str(rules.__file__).endswith(".py")
+
+
+def _modules() -> Finding:
+    if not is_compiled():
         detail = "the modules are not compiled: a call takes a seventh more processor time"
         return Finding(
             "compiled", "note", detail, "install Tolsey from its sources with pip, where there is a C compiler"
