@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from tests.tokens import TEAM, call, chain_of, mint
 from tolsey.call import Call
+from tolsey.errors import Refusal
 from tolsey.token.caveats import Expires, format_time
-from tolsey.token.clearing import clear, conditions_of
+from tolsey.token.clearing import clear, conditions_of, ends_of
 from tolsey.units import NANO
 
 APPENDED = [
@@ -49,6 +50,27 @@ def test_a_chain_that_was_cleared_before_gives_the_answers_of_a_fresh_one(
     for attempt in calls:
         fresh = clear(chain_of(token), attempt)
         assert clear(known, attempt) == fresh
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(APPENDED), max_size=8), st.sampled_from(CALLS), st.data())
+def test_a_call_that_was_allowed_is_allowed_until_the_chain_ends(
+    appended: list[str], attempt: Call, data: st.DataObject
+) -> None:
+    """So a plan needs to know no more than that instant to say of the same call whether it is allowed."""
+    chain = chain_of(mint(*TEAM).attenuate(*appended))
+    if isinstance(clear(chain, attempt), Refusal):
+        return
+    ends = ends_of(chain)
+    assert ends is not None
+    moments = st.integers(0, 2 * ends) | st.sampled_from((ends - 1, ends))
+    for now in data.draw(st.lists(moments, min_size=1)):
+        outcome = clear(chain, attempt._replace(now=now))
+        assert isinstance(outcome, Refusal) == (now >= ends)
+
+
+def test_a_chain_without_an_end_has_none() -> None:
+    assert ends_of(chain_of(mint("budget = 1 USD"))) is None
 
 
 def test_what_says_the_same_is_asked_once() -> None:

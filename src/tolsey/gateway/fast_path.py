@@ -265,11 +265,18 @@ class FastPath:
         if connection is not None:
             self._server.adopt(connection, data)
 
+    def _stands(self, plan: Plan, now: int) -> bool:
+        """Whether a call at the instant `now` goes by a plan."""
+        passage = self._passage
+        if passage.routes is not plan.routes or now >= plan.ends:
+            return False
+        return passage.revocations.refusal(plan.chain) is None
+
     def _ready(self, call: int, number: int, now: int) -> None:
         """A whole request: reserve what it costs."""
         passage = self._passage
         plan = self._plan(number)
-        if plan is None or not plan.stands(passage, now):
+        if plan is None or not self._stands(plan, now):
             self._decide(call)
             return
         attempt = plan.cleared.call

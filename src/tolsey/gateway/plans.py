@@ -1,8 +1,9 @@
 """What is known of a request before it comes again: a Plan, made by the functions that the passage itself is made of.
 
-It is never a clearance (RULES.md T9): its chain is cleared anew for every call. Only what is plain has one: a whole
-head without anything that concerns the connection, on a route that enforces a flat price, with a token that it is
-cleared for. For all else there is none, and it takes the passage.
+It was cleared when it was made, and what a chain asks of a call is the same for the same call, but for its time. So a
+plan has an end, and what is revoked is asked for every call. Only what is plain has one: a whole head without anything
+that concerns the connection, on a route that enforces a flat price, with a token that it is cleared for. For all else
+there is none, and it takes the passage.
 """
 
 from typing import Final
@@ -25,8 +26,9 @@ from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
 from tolsey.pricing.tariff import Tariff
 from tolsey.token.chain import Chain
-from tolsey.token.clearing import clear
+from tolsey.token.clearing import ends_of
 from tolsey.token.tags import Tags
+from tolsey.units import MAX_NANO
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
@@ -34,8 +36,9 @@ _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
-    charged as `cleared` says. It stands under `routes`, while `chain` allows the call and is not revoked. `size` is
-    that of the body, in bytes; with `keep_alive` the connection is good for a next request.
+    charged as `cleared` says. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch), while
+    `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is good for a next
+    request.
     """
 
     routes: Routes
@@ -44,19 +47,12 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     head: bytes
     cleared: Cleared
     chain: Chain
+    ends: int
     trace: Trace | None
     tags: Tags
     note: str
     size: int
     keep_alive: bool
-
-    def stands(self, passage: Passage, now: int) -> bool:
-        """Whether a call at the instant `now` goes by it."""
-        if passage.routes is not self.routes:
-            return False
-        was = self.cleared.call
-        call = Call(was.method, was.path, was.query, was.peer, now, was.upstream, was.tool, was.model)
-        return not isinstance(clear(self.chain, call), Refusal) and passage.revocations.refusal(self.chain) is None
 
 
 def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
@@ -85,6 +81,7 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     cleared = _decide(passage, request, record, route, route.tariff, call)
     if cleared is None or cleared.chain is None or not any(cleared.charge):
         return None
+    ends = ends_of(cleared.chain)
     headers = headers_up(request, route, call, request.trace)
     add_length(headers, request.method, request.size)
     return Plan(
@@ -94,6 +91,7 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         upstream.head(request.method, target_of(request), headers, b"\r\n"),
         cleared,
         cleared.chain,
+        MAX_NANO if ends is None else ends,
         request.trace,
         record.tags,
         note_of(record),

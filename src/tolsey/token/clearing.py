@@ -131,6 +131,13 @@ def clear(chain: Chain, call: Call, leaving: tuple[type, ...] = ()) -> Clearance
     return Clearance(chain, tuple(max_prices))
 
 
+def ends_of(chain: Chain) -> int | None:
+    """Until when (nanoseconds since the epoch; None: always) a call that `chain` allows is allowed, if it is the same
+    in all but its time: of what is asked of a call, only `expires` asks for that.
+    """
+    return min((term.meaning.at for term in chain.terms if isinstance(term.meaning, Expires)), default=None)
+
+
 def clear_showing(chain: Chain, call: Call) -> Refusal | None:
     """Ask only the caveats that say when and from where a token may be shown at all: its holder asks about itself."""
     for term in chain.terms:
