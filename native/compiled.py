@@ -17,6 +17,7 @@ MODULES = (
     "gateway/counting",
     "gateway/fast_call",
     "gateway/fast_path",
+    "gateway/funds",
     "gateway/native",
     "gateway/record",
     "gateway/settling",
@@ -31,23 +32,31 @@ MODULES = (
     "store/book",
     "store/embedded",
     "store/kernel_sync",
+    "store/revocations",
     "store/sealing",
     "store/sealing_sqlite",
     "store/sqlite",
     "store/sqlite_accounts",
     "store/sqlite_file",
     "store/sqlite_rows",
+    "units",
 )
 """All that a call on the fast path runs through, but for modules with classes that mypyc makes others of (msgspec's),
-for floor 0 and for `token/`, which agents import by themselves.
+for `token/`, which agents import by itself, and for what else it is made of.
 """
+
+
+def compiler_name() -> str:
+    """The C compiler that would be called, which need not be there."""
+    named: str = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    return named.split(maxsplit=1)[0]
 
 
 def compile_into(folder: Path) -> list[Path]:
     """Compile into a folder; what is there then, each by its path in it. Nothing where that cannot be done, for want
     of a compiler or of mypyc; a line says so.
     """
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    compiler = compiler_name()
     if shutil.which(compiler) is None:
         sys.stderr.write(f"tolsey is not compiled: there is no {compiler}\n")
         return []

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import itertools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -360,11 +359,3 @@ def _refuse(reason: str | None) -> None:
             f"{reason}. Used like this, every budget would be fresh again: put the right ledger back, or start with"
             " `tolsey serve --accept-lost-spend REASON`"
         )
-
-
-def hold_ids(owner: str) -> Callable[[int], str]:
-    """A maker of hold ids for one owner: the time (milliseconds), the owner's random id, a count. Sorted by time, so
-    that the ledger's indexes grow at their end.
-    """
-    count = itertools.count()
-    return lambda at: f"{at // 1_000_000:x}-{owner}-{next(count):x}"

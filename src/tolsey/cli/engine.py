@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from tolsey.cli.assemble import desk_of, hold_ids, reopen_ledger, revocations_of, routes_of, telemetry_of
+from tolsey.cli.assemble import desk_of, reopen_ledger, revocations_of, routes_of, telemetry_of
 from tolsey.config import Config
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.counting import FAILED_GROUPS, FENCED, NODE_AWAY, OPEN_CALLS, OPEN_HOLDS, UNREAD, Counts, Row
@@ -17,7 +17,7 @@ from tolsey.gateway.mcp.line import all_ended
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.routes import Routes
 from tolsey.gateway.tallying import Tallying
-from tolsey.store.book import Book
+from tolsey.store.book import Book, HoldIds
 from tolsey.store.contract import Ledger
 from tolsey.store.keyring import Keyring, LiveKeyring
 from tolsey.store.revocations import Revocations
@@ -78,7 +78,7 @@ class Engine:
         await self._revocations.start()
         self._book = Book(self._ledger, new_owner=lambda: secrets.token_hex(8), committed=self._counts.committed)
         self._calls = CallLog(self._write, time.time_ns)
-        self._new_hold = hold_ids(owner)
+        self._new_hold = HoldIds(owner).new
         self.passage = Passage(
             routes=routes_of(config, self._keys) if self._routes is None else self._routes,
             verifier=Verifier(

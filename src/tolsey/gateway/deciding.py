@@ -22,8 +22,9 @@ from tolsey.errors import Refusal
 from tolsey.gateway import problems
 from tolsey.gateway.asgi import Gateway
 from tolsey.gateway.client import Client, Receive, Send
+from tolsey.gateway.funds import funds_headers
 from tolsey.gateway.legs import Leg
-from tolsey.gateway.messages import Cleared, funds_headers
+from tolsey.gateway.messages import Cleared
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.reports import MAX_REPORT, Report, read_report, reports_in

@@ -20,7 +20,8 @@ from tolsey.gateway.client import LATE, Cut
 from tolsey.gateway.cycle import STATUS_LINES
 from tolsey.gateway.destination import NotSent
 from tolsey.gateway.fast_call import FastCall
-from tolsey.gateway.messages import funds_lines, hold_header, lines_of
+from tolsey.gateway.funds import funds_lines, hold_header
+from tolsey.gateway.messages import lines_of
 from tolsey.gateway.passage import Passage
 from tolsey.gateway.plans import Plan, plan_of
 from tolsey.gateway.record import CallRecord

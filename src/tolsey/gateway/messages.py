@@ -10,6 +10,7 @@ from tolsey.errors import Refusal
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.client import BodyBroken, BodyTooLarge, Client
 from tolsey.gateway.destination import Exchanged, Whole
+from tolsey.gateway.funds import funds_headers
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.record import PAYMENT_RECEIPT, CallRecord
 from tolsey.gateway.request import Request
@@ -20,7 +21,6 @@ from tolsey.ledger.events import Claim, Granted
 from tolsey.pricing.tariff import Quote
 from tolsey.token.chain import Chain, Charge
 from tolsey.token.tags import write_tags
-from tolsey.units import format_nano
 
 _WITH_BODY: Final = ("POST", "PUT", "PATCH")
 """Methods whose requests say so when their body is empty (RFC 9110, 8.6)."""
@@ -117,30 +117,6 @@ def headers_down(
     return _with_receipt(headers, record.receipt)
 
 
-def funds_headers(
-    record: CallRecord, cleared: Cleared | None, granted: Granted | None, *, disclose_chain: bool
-) -> list[tuple[bytes, bytes]]:
-    """What is held for a call, and what it costs as far as that is known."""
-    headers = list(hold_header(record))
-    if record.cost is not None:
-        headers.append((b"tolsey-cost", record.cost.encode("ascii")))
-    elif granted is not None and cleared is not None:
-        # What a call that is metered costs is not known before its end (RULES.md M13).
-        headers.append((b"tolsey-quote", money(granted.amount, cleared).encode("ascii")))
-    # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
-    if granted is not None and cleared is not None and granted.remaining is not None and disclose_chain:
-        headers.append((b"tolsey-remaining", money(granted.remaining, cleared).encode("ascii")))
-    return headers
-
-
-def funds_lines(record: CallRecord, cleared: Cleared, granted: Granted, *, disclose_chain: bool) -> bytes:
-    """The same of a call with a flat price, as it is written."""
-    hold = f"tolsey-hold: {record.hold}\r\n" if record.hold else ""
-    told = granted.remaining is not None and disclose_chain
-    remaining = f"tolsey-remaining: {money(granted.remaining or 0, cleared)}\r\n" if told else ""
-    return f"{hold}tolsey-cost: {record.cost}\r\n{remaining}".encode("ascii")
-
-
 def lines_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are written."""
     return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
@@ -175,16 +151,6 @@ async def send_down(
     while (piece := await exchange.chunk()) is not None:
         await client.send(piece if meter is None else await meter.body(piece), more=True)
     await client.send(b"" if meter is None else meter.usage.end(), more=False)
-
-
-def money(nano: int, cleared: Cleared) -> str:
-    """An amount in the unit of a call's price."""
-    return f"{format_nano(nano)} {cleared.quote.price.unit}"
-
-
-def hold_header(record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
-    """The header that names the hold, if there is one."""
-    return ((b"tolsey-hold", record.hold.encode("ascii")),) if record.hold else ()
 
 
 async def whole_body(request: Request, client: Client, limit: int, seconds: float) -> bytes | Refusal:

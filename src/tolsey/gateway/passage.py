@@ -20,9 +20,10 @@ from tolsey.gateway.asking import ask
 from tolsey.gateway.client import LATE, BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, buy, take_payment
 from tolsey.gateway.destination import Broken, NotSent
+from tolsey.gateway.funds import hold_header
 from tolsey.gateway.legs import Leg
 from tolsey.gateway.log import CallLog
-from tolsey.gateway.messages import Cleared, hold_header, note_of, too_large
+from tolsey.gateway.messages import Cleared, note_of, too_large
 from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.record import CallRecord

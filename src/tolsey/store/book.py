@@ -355,3 +355,22 @@ class Book:
         for each in waiting:
             if not each.done():
                 each.set_exception(LedgerUnavailable(detail))
+
+
+class HoldIds:
+    """Makes the ids of one owner's holds: the time (milliseconds), the owner's random id, a count. Sorted by time, so
+    that the ledger's indexes grow at their end.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._count = -1
+        self._at = -1
+        self._begins = ""
+
+    def new(self, at: int) -> str:
+        """A fresh id, at the instant `at` (nanoseconds since the epoch)."""
+        if at != self._at:
+            self._at, self._begins = at, f"{at // 1_000_000:x}-{self._owner}-"
+        self._count += 1
+        return f"{self._begins}{self._count:x}"

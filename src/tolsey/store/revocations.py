@@ -104,9 +104,9 @@ class Revocations:
                     self._changed()
             except TolseyError as error:
                 self._problem = error.detail
-            except Exception as error:  # noqa: BLE001 - whatever it is, asking must go on, and until then calls are refused
-                self._problem = f"{UNKNOWN} ({type(error).__name__})"
-                self._loop.call_exception_handler({"message": self._problem, "exception": error})
+            except Exception as fault:  # noqa: BLE001 - whatever it is, asking must go on, and until then calls are refused
+                self._problem = f"{UNKNOWN} ({type(fault).__name__})"
+                self._loop.call_exception_handler({"message": self._problem, "exception": fault})
             answer, self._answer = self._answer, self._loop.create_future()
             answer.set_result(None)
             await asyncio.sleep(max(0, pause))
