@@ -56,7 +56,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rates", type=_rates, metavar="N,M", help="fixed rates, calls a second (default 500,2000)")
     parser.add_argument("--write", action="store_true", help="write the figures into docs/performance.md")
     parser.add_argument("--tokens", type=_positive, help="memory, fresh: how many tokens (default 100000, 10000)")
-    parser.add_argument("--minutes", type=_positive, help="memory: load for so long, and see whether memory is flat")
+    parser.add_argument(
+        "--minutes",
+        type=_positive,
+        help="memory: load for so long, with all the tokens there can be or so many, and see whether memory is flat",
+    )
     parser.add_argument("--large", action="store_true", help="ledger: up to 1,000,000 accounts and 10,000,000 entries")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw results")
     return parser.parse_args()
@@ -157,7 +161,7 @@ def _memory(asked: argparse.Namespace) -> int:
     places = machine.cores()
     facts = _facts(places, ["tolsey"])
     if asked.minutes is not None:
-        flat = steady.measure(places, asked.minutes)
+        flat = steady.measure(places, asked.minutes, asked.tokens)
         report.show_steady(flat, facts)
         if asked.json:
             report.save(asked.json, {**facts, "steady": {**asdict(flat), "growth": flat.growth, "met": flat.met}})

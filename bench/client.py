@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -12,12 +13,14 @@ from bench import BenchError
 from bench.origin import BODY
 
 
-async def call_all(port: int, path: str, tokens: Iterable[str], *, connections: int) -> int:
-    """One GET with each token, over so many keep-alive connections. How many there were; any status but 200 raises."""
+async def call_all(port: int, path: str, tokens: Iterable[str], *, connections: int, every: float = 0) -> int:
+    """One GET with each token, over so many keep-alive connections, each of which makes one `every` so many seconds at
+    most. How many there were; any status but 200 raises.
+    """
     remaining = iter(tokens)
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_calls(port, path, remaining)) for _ in range(connections)]
+            tasks = [group.create_task(_calls(port, path, remaining, every)) for _ in range(connections)]
     except* (EOFError, OSError) as errors:
         raise BenchError(f"the gateway broke a connection: {errors.exceptions[0]}") from errors
     except* BenchError as errors:
@@ -25,9 +28,10 @@ async def call_all(port: int, path: str, tokens: Iterable[str], *, connections: 
     return sum(task.result() for task in tasks)
 
 
-async def _calls(port: int, path: str, tokens: Iterator[str]) -> int:
+async def _calls(port: int, path: str, tokens: Iterator[str], every: float) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     count = 0
+    due = time.monotonic()
     with contextlib.closing(writer):
         for token in tokens:
             head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n"
@@ -36,6 +40,9 @@ async def _calls(port: int, path: str, tokens: Iterator[str]) -> int:
             if status != 200:
                 raise BenchError(f"call {count + 1} of a connection was answered {status}: {body.decode()}")
             count += 1
+            due = max(due + every, time.monotonic())
+            if every:
+                await asyncio.sleep(due - time.monotonic())
     return count
 
 

@@ -53,16 +53,20 @@ def growth(samples: Sequence[float]) -> float:
     return median(samples[-fifth:]) / median(samples[fifth : 2 * fifth])
 
 
-def measure(places: Cores, minutes: float) -> Steady:
-    """Each token is attenuated offline from one parent and has a budget, so an account, of its own."""
+def measure(places: Cores, minutes: float, count: int | None) -> Steady:
+    """Each token is attenuated offline from one parent and has a budget, so an account, of its own. At most `count` are
+    used, evenly over the time; with None as many as can be.
+    """
+    every = 0.0 if count is None else CONNECTIONS * minutes * 60 / count
     with pinned(places.load), origin(places.load) as upstream, scratch() as folder:
         place = gateway.prepare(folder / "gateway", upstream.port, "full")
         parent = gateway.attenuate(gateway.mint(place), "swarm", "1000000 USD")
         before = upstream.seen()
         with gateway.serving(place, places.server, folder / "tolsey.log") as process:
             samples = _Samples(largest(process.pid), minutes * 60 / SAMPLES)
+            tokens = _tokens(parent, minutes)
             try:
-                made = asyncio.run(call_all(place.port, PATH, _tokens(parent, minutes), connections=CONNECTIONS))
+                made = asyncio.run(call_all(place.port, PATH, tokens, connections=CONNECTIONS, every=every))
             finally:
                 samples.stop()
         _empty(folder / "tolsey.log")
