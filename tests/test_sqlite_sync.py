@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,13 @@ def test_a_ledger_that_cannot_be_synced_is_not_opened_and_leaves_nothing_open(
         with pytest.raises(LedgerUnavailable, match="cannot be synced"):
             ledgers.open("o1", durability="full")
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_ledger_that_a_thread_is_closing_is_closed_once(ledgers: Ledgers) -> None:
+    """As after a gateway that did not wait for its thread: SQLite crashes where two use a connection that is closed."""
+    one, other = ledgers.open("o1"), ledgers.open("o2")
+    with ThreadPoolExecutor(2) as threads:
+        other.turn.take()
+        closed = [threads.submit(one.close) for _ in range(2)]
+        other.turn.give()
+        assert [future.result() for future in closed] == [None, None]

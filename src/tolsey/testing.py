@@ -67,6 +67,8 @@ class FaultyLedger(SqliteLedger):
         self._faults: dict[Verb, _Fault] = {}
         self._gate = threading.Event()
         self._gate.set()
+        self._closing = threading.Lock()
+        self._closed = False
         super().__init__(path, durability=durability, now=now, new_id=new_id, create=create)
 
     def fail(self, verb: Verb, error: Exception | None = None, *, times: int = 1, lost: bool = False) -> None:
@@ -121,6 +123,13 @@ class FaultyLedger(SqliteLedger):
         super().sync()
         if fault is not None:
             raise fault
+
+    def close(self) -> None:
+        """As `SqliteLedger.close`, once. Waits for a thread that is at it, as one connection cannot be used by two."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                super().close()
 
     def register(self, owner_id: str, now: int) -> None:
         """As `SqliteLedger.register`."""
