@@ -2,6 +2,9 @@
 PYTHON ?= python3
 ARGS ?=
 
+# Tests and bench start hundreds of processes: without its bytecode kept, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 SOURCES := $(shell find src -type f -not -path '*/__pycache__/*')
 COMPILED := PYTHONPATH=$(CURDIR)/.compiled
