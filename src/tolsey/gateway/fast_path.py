@@ -267,9 +267,9 @@ class FastPath:
             self._server.adopt(connection, data)
 
     def _stands(self, plan: Plan, now: int) -> bool:
-        """Whether a call at the instant `now` goes by a plan."""
+        """Whether a call at the instant `now` (nanoseconds since the epoch) goes by a plan."""
         passage = self._passage
-        if passage.routes is not plan.routes or now >= plan.ends:
+        if passage.routes is not plan.routes or (plan.ends is not None and now >= plan.ends):
             return False
         return passage.revocations.refusal(plan.chain) is None
 

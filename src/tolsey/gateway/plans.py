@@ -28,7 +28,6 @@ from tolsey.pricing.tariff import Tariff
 from tolsey.token.chain import Chain
 from tolsey.token.clearing import ends_of
 from tolsey.token.tags import Tags
-from tolsey.units import MAX_NANO
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
@@ -36,9 +35,9 @@ _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
-    charged as `cleared` says. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch), while
-    `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is good for a next
-    request.
+    charged as `cleared` says. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch; None:
+    always), while `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is good
+    for a next request.
     """
 
     routes: Routes
@@ -47,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     head: bytes
     cleared: Cleared
     chain: Chain
-    ends: int
+    ends: int | None
     trace: Trace | None
     tags: Tags
     note: str
@@ -81,7 +80,6 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     cleared = _decide(passage, request, record, route, route.tariff, call)
     if cleared is None or cleared.chain is None or not any(cleared.charge):
         return None
-    ends = ends_of(cleared.chain)
     headers = headers_up(request, route, call, request.trace)
     add_length(headers, request.method, request.size)
     return Plan(
@@ -91,7 +89,7 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         upstream.head(request.method, target_of(request), headers, b"\r\n"),
         cleared,
         cleared.chain,
-        MAX_NANO if ends is None else ends,
+        ends_of(cleared.chain),
         request.trace,
         record.tags,
         note_of(record),
