@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minutes",
         type=_positive,
-        help="memory: load for so long, with all the tokens there can be or so many, and see whether memory is flat",
+        help="memory: load for so long, over which --tokens are spread, and see whether memory is flat",
     )
     parser.add_argument("--large", action="store_true", help="ledger: up to 1,000,000 accounts and 10,000,000 entries")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw results")

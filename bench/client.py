@@ -14,8 +14,8 @@ from bench.origin import BODY
 
 
 async def call_all(port: int, path: str, tokens: Iterable[str], *, connections: int, every: float = 0) -> int:
-    """One GET with each token, over so many keep-alive connections, each of which makes one `every` so many seconds at
-    most. How many there were; any status but 200 raises.
+    """One GET with each token, over so many keep-alive connections, each of which begins one every `every` seconds at
+    most (0: as fast as they go). How many there were; any status but 200 raises.
     """
     remaining = iter(tokens)
     try:
@@ -40,8 +40,8 @@ async def _calls(port: int, path: str, tokens: Iterator[str], every: float) -> i
             if status != 200:
                 raise BenchError(f"call {count + 1} of a connection was answered {status}: {body.decode()}")
             count += 1
-            due = max(due + every, time.monotonic())
             if every:
+                due = max(due + every, time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
     return count
 
