@@ -36,8 +36,8 @@ _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
     charged as `cleared` says. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch; None:
-    always), while `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is good
-    for a next request.
+    always), while `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is
+    good for a next request.
     """
 
     routes: Routes
