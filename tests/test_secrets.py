@@ -11,6 +11,7 @@ import sqlite3
 import stat
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -395,8 +396,10 @@ def assert_nothing_leaked(gateway: Gateway, upstream: Upstream, trouble: Trouble
     for number, answer in enumerate(trouble.answers):
         left[f"answer {number}"] = repr(answer.headers).encode() + answer.body
     for path in gateway.ledger.parent.rglob("*"):
-        if path.is_file() and path != gateway.keys:
-            left[path.name] = path.read_bytes()
+        # A file that replaces another is renamed over it while this looks.
+        with suppress(FileNotFoundError):
+            if path.is_file() and path != gateway.keys:
+                left[path.name] = path.read_bytes()
     assert {"ledger.db", "keys.mark", "keys.lock"} <= left.keys()
     assert len(left["stdout"]) > 1000
     assert len(left["stderr"]) > 1000
@@ -407,6 +410,11 @@ def assert_nothing_leaked(gateway: Gateway, upstream: Upstream, trouble: Trouble
 def assert_modes(gateway: Gateway) -> None:
     """Nobody else may read anything of it, whatever the umask was."""
     data = gateway.ledger.parent
+    modes = {}
     for path in (data, *data.rglob("*")):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        assert mode == (0o700 if path.is_dir() else 0o600), f"{path} has mode {mode:o}"
+        # A file that replaces another is renamed over it while this looks.
+        with suppress(FileNotFoundError):
+            modes[path] = path.stat().st_mode
+    assert {gateway.ledger, gateway.keys} <= modes.keys()
+    for path, mode in modes.items():
+        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), f"{path} has mode {mode:o}"
