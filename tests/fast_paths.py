@@ -101,10 +101,14 @@ class Script:
 
 
 class Actor:
-    """An upstream that answers every request by its `script`, but one for a path with `then` by OK."""
+    """An upstream that answers every request by its `script`, but one for a path with `then` by OK. `busy` is how many
+    requests it has not done with: with the last its connection is closed too, where the script closes it.
+    """
 
     def __init__(self) -> None:
         self.script = Script()
+        self.busy = 0
+        self._counting = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -127,16 +131,29 @@ class Actor:
         end.socket.settimeout(None)
         with contextlib.suppress(Broken, OSError), contextlib.closing(end):
             while True:
-                asked = end.with_body(end.head())
-                script = Script(end="keep") if "then" in asked.target else self.script
-                for number, piece in enumerate(script.pieces):
-                    if number:
-                        time.sleep(0.002)
-                    end.say(piece)
-                if script.end == "reset":
-                    end.reset()
-                if script.end != "keep":
-                    return
+                head = end.head()
+                with self._at_work():
+                    asked = end.with_body(head)
+                    script = Script(end="keep") if "then" in asked.target else self.script
+                    for number, piece in enumerate(script.pieces):
+                        if number:
+                            time.sleep(0.002)
+                        end.say(piece)
+                    if script.end == "reset":
+                        end.reset()
+                    if script.end != "keep":
+                        end.close()
+                        return
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._counting:
+            self.busy += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.busy -= 1
 
 
 @dataclass(frozen=True)
