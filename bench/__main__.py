@@ -34,8 +34,7 @@ from bench import (
     steady,
     workers,
 )
-from bench.contestants import CONTESTANTS, NAMES, Contestant
-from bench.figures import OURS
+from bench.contestants import CONTESTANTS, NAMES, OURS, Contestant
 from bench.jobs import JOBS
 from bench.versions import version
 

@@ -30,6 +30,9 @@ class Contestant:
 
 
 DIRECT = "direct"
+OURS = "tolsey"
+"""The contestant that the others are held against, and what all of ours run."""
+
 _FIRST = (SEARCH,)
 CONTESTANTS = (
     Contestant(DIRECT, "the upstream itself", "nginx", direct, ()),
@@ -41,11 +44,11 @@ CONTESTANTS = (
     Contestant("caddy-auth", "Caddy + forward_auth", "caddy", partial(caddy, auth=True)),
     Contestant("aperture", "Aperture, valid L402", "aperture", aperture),
     Contestant("litellm", "LiteLLM, no budgets", "litellm", litellm, (CHAT,), False),
-    Contestant("tolsey", "Tolsey", "tolsey", gateway),
-    Contestant("tolsey-normal", "Tolsey, durability normal", "tolsey", partial(gateway, durability="normal"), _FIRST),
-    Contestant("tolsey-1", "Tolsey, chain of 1", "tolsey", partial(gateway, depth=1), _FIRST),
-    Contestant("tolsey-16", "Tolsey, chain of 16", "tolsey", partial(gateway, depth=16), _FIRST),
-    Contestant("tolsey-observe", "Tolsey, observing", "tolsey", partial(gateway, mode="observe"), _FIRST),
-    Contestant("tolsey-postgres", "Tolsey, PostgreSQL", "tolsey", partial(gateway, postgresql=True), _FIRST),
+    Contestant(OURS, "Tolsey", OURS, gateway),
+    Contestant("tolsey-normal", "Tolsey, durability normal", OURS, partial(gateway, durability="normal"), _FIRST),
+    Contestant("tolsey-1", "Tolsey, chain of 1", OURS, partial(gateway, depth=1), _FIRST),
+    Contestant("tolsey-16", "Tolsey, chain of 16", OURS, partial(gateway, depth=16), _FIRST),
+    Contestant("tolsey-observe", "Tolsey, observing", OURS, partial(gateway, mode="observe"), _FIRST),
+    Contestant("tolsey-postgres", "Tolsey, PostgreSQL", OURS, partial(gateway, postgresql=True), _FIRST),
 )
 NAMES = tuple(one.name for one in CONTESTANTS)

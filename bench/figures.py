@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.contestants import DIRECT
+from bench.contestants import DIRECT, OURS
 from bench.jobs import SEARCH
 from bench.speed import Did, Run
 
-OURS = "tolsey"
 POSTGRESQL = "tolsey-postgres"
 
 

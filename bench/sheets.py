@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import plot
-from bench.contestants import CONTESTANTS, DIRECT
-from bench.figures import OURS, Spread, added, each, jobs, late, names, of, per_cpu, rate, rates, ratio, spread, targets
+from bench.contestants import CONTESTANTS, DIRECT, OURS
+from bench.figures import Spread, added, each, jobs, late, names, of, per_cpu, rate, rates, ratio, spread, targets
 from bench.jobs import JOBS, SEARCH
 from bench.speed import Run
 

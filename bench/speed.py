@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from bench import BenchError, Wrong
-from bench.contestants import Contestant
+from bench.contestants import OURS, Contestant
 from bench.ground import Audit, Ground, Server
 from bench.jobs import CHAT, JOBS, SEARCH, Job
 from bench.load import Load, wrk
@@ -24,6 +24,10 @@ NOT_WEIGHED = (
     "only root can have a core divided among processes alone (autogroup, sched(7)):"
     " at fixed rates what stands on the load's core, a database above all, is late by milliseconds"
 )
+
+
+class NotUp(BenchError):
+    """A contestant cannot be called."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,29 @@ def measure(
     warm_up: int = WARM_UP,
 ) -> list[Run]:
     """All contestants, interleaved: A B C, A B C, each job after so many seconds of it that do not count. The bench
-    itself keeps to the core of the load.
+    itself keeps to the core of the load. A peer that does not come up is left out of every round.
     """
-    runs = []
+    runs: list[Run] = []
+    absent: set[str] = set()
     with pinned(places.load), by_process() as weighed, origin(places.load) as upstream:
         if not weighed:
             print(f"bench: {NOT_WEIGHED}", file=sys.stderr)
         for number in range(1, rounds + 1):
             for contestant in contestants:
-                run = _once(contestant, Ground(places, upstream), number, seconds, jobs, rates, warm_up)
+                if contestant.name in absent:
+                    continue
+                try:
+                    run = _once(contestant, Ground(places, upstream), number, seconds, jobs, rates, warm_up)
+                except NotUp as error:
+                    if contestant.tool == OURS:
+                        raise
+                    print(f"bench: {error}: left out", file=sys.stderr)
+                    absent.add(contestant.name)
+                    continue
                 said = ", ".join(f"{did.job} {did.load.rate:,.0f}" for did in run.did)
                 print(f"bench: round {number} {run.contestant:15} {said} calls/s", file=sys.stderr)
                 runs.append(run)
-    return runs
+    return [run for run in runs if run.contestant not in absent]
 
 
 def _once(
@@ -91,13 +105,23 @@ def _once(
     """Start it, load it with each job, stop it; whoever keeps a ledger is audited as it stops."""
     core = ground.places.load
     try:
-        with contestant.start(ground) as server:
+        with _up(contestant, ground) as server:
             did = [_do(server, job, seconds, core, warm_up) for job in jobs if job in contestant.jobs]
             at_rates = [_pace(server, rate, seconds, core) for rate in rates if contestant.paced]
             memory = max((memory_mb(pid) for pid in tree(server.process.pid)), default=0.0) if server.process else 0.0
     except BenchError as error:
         raise type(error)(f"{contestant.name}, round {number}: {error}") from error
     return Run(number, contestant.name, server.cold_ms, memory, did, at_rates, server.audit)
+
+
+@contextlib.contextmanager
+def _up(contestant: Contestant, ground: Ground) -> Iterator[Server]:
+    with contextlib.ExitStack() as started:
+        try:
+            server = started.enter_context(contestant.start(ground))
+        except Exception as error:  # what others' programs do as they start is for them to say
+            raise NotUp(f"it did not come up: {error}") from error
+        yield server
 
 
 def _do(server: Server, job: Job, seconds: int, core: int, warm_up: int) -> Did:

@@ -3,16 +3,18 @@
 import asyncio
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
-from bench import BenchError, fresh, page, plot, sheets, steady, workers
+from bench import BenchError, fresh, page, plot, sheets, speed, steady, workers
+from bench.contestants import OURS, Contestant
 from bench.figures import Spread, Target, added, late, ratio, spread, stretch
-from bench.ground import Audit
+from bench.ground import Audit, Ground, Server
 from bench.jobs import CHAT, SEARCH, Job
 from bench.load import Load
+from bench.machine import Cores
 from bench.pace import PATIENCE, Paced, Pacer
 from bench.sheets import Sheet
 from bench.speed import Did, Run
@@ -45,6 +47,39 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert ratio(RUNS, "tolsey", "caddy") == Spread(0.5, 0.8, 3.0)
     assert ratio(RUNS, "tolsey", "nginx") is None
     assert ratio(RUNS, "tolsey", "caddy", "sse") is None
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> Cores:
+    """Two cores, without the upstream and what keeps processes to them."""
+    monkeypatch.setattr(speed, "pinned", lambda _: nullcontext())
+    monkeypatch.setattr(speed, "by_process", lambda: nullcontext(True))
+    monkeypatch.setattr(speed, "origin", lambda _: nullcontext())
+    return Cores(0, 1, 2)
+
+
+def contestant(tool: str, *comes_up: bool) -> Contestant:
+    """One that has nothing to do, and comes up, or does not, in one round after the other."""
+    turns = iter(comes_up)
+
+    def start(_: Ground) -> AbstractContextManager[Server]:
+        if not next(turns):
+            raise TimeoutError("it follows no chain")
+        return nullcontext(Server(1, None))
+
+    return Contestant(tool, tool, tool, start, ())
+
+
+def test_a_peer_that_does_not_come_up_is_left_out(places: Cores, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = [contestant("peer", True, True), contestant("late", True, False), contestant(OURS, True, True)]
+    runs = speed.measure(chosen, places, rounds=2, seconds=1)
+    assert [(each.round, each.contestant) for each in runs] == [(1, "peer"), (1, OURS), (2, "peer"), (2, OURS)]
+    assert "late, round 2: it did not come up: it follows no chain: left out" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_where_ours_does_not_come_up(places: Cores) -> None:
+    with pytest.raises(BenchError, match="tolsey, round 1: it did not come up"):
+        speed.measure([contestant(OURS, False)], places, rounds=2, seconds=1)
 
 
 def test_what_is_added_is_taken_within_a_round() -> None:
