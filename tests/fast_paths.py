@@ -145,6 +145,13 @@ class Actor:
                         end.close()
                         return
 
+    def look(self, gateway: Gateway, asked: bytes, then: bytes) -> "Seen":
+        """See what comes of a request of which this is the upstream, and have done with it."""
+        seen = look(gateway, asked, then)
+        # A connection that is about to be closed without a word would be used for the next call.
+        until(lambda: self.busy == 0, "the upstream has done with the call")
+        return seen
+
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
         with self._counting:

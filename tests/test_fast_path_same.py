@@ -24,7 +24,6 @@ from tests.fast_paths import (
     Seen,
     copy_keys,
     counted,
-    look,
     needs_wire,
     request,
 )
@@ -111,13 +110,7 @@ class Pair:
         """What the clients of both see of the upstream's answer."""
         self.actor.script = script
         self.calls[asked.split(b" ")[1].decode()] += 1
-        return self._look(self.fast, asked), self._look(self.plain, asked)
-
-    def _look(self, gateway: Gateway, asked: bytes) -> Seen:
-        seen = look(gateway, asked, self._then)
-        # A connection that is about to be closed without a word would be used for the next call.
-        until(lambda: self.actor.busy == 0, "the upstream has done with the call")
-        return seen
+        return self.actor.look(self.fast, asked, self._then), self.actor.look(self.plain, asked, self._then)
 
     def told(self, pairs: list[tuple[Seen, Seen]]) -> list[tuple[Told, Told]]:
         """The same with what logs and ledgers say."""
