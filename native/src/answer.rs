@@ -1,7 +1,8 @@
-//! An upstream's answer: its head (RFC 9112, section 4), how long its body is (section 6.3), its chunks (section 7.1),
-//! and what of the head goes on to the client.
+//! An upstream's answer: its head (RFC 9112, section 4), how long its body is (section 6.3), its chunks (section 7.1).
 
 use std::fmt::Write as _;
+
+use crate::headers::{trim, words, Headers};
 
 pub const MAX_HEAD: usize = 256 * 1024;
 const BEGIN: &[u8] = b"HTTP/1.";
@@ -32,7 +33,7 @@ pub enum Framing {
 /// An answer's head, and `length`, how many bytes of what arrived it is.
 pub struct Head {
     pub status: u16,
-    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub headers: Headers,
     pub framing: Framing,
     /// No body comes whatever the headers say.
     pub no_body: bool,
@@ -62,7 +63,7 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     let mut lines =
         data[..length - 2].split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let (status, version) = lines.next().and_then(first_line).ok_or(Fault::NotHttp)?;
-    let (mut headers, mut bytes) = (Vec::new(), 0);
+    let (mut headers, mut bytes) = (Headers::default(), 0);
     let (mut size, mut chunked, mut keep_alive) = (None, false, version == b'1');
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = header(line).ok_or(Fault::NotHttp)?;
@@ -70,7 +71,7 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
         if bytes > MAX_HEAD {
             return Err(Fault::HeadTooLarge);
         }
-        match name.as_slice() {
+        match headers.push(name, value) {
             b"content-length" => {
                 let read = number(value).ok_or(Fault::NotHttp)?;
                 if size.replace(read).is_some() {
@@ -86,7 +87,6 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
             b"connection" if words(value).any(|word| word.eq_ignore_ascii_case(b"close")) => keep_alive = false,
             _ => {}
         }
-        headers.push((name, value.to_vec()));
     }
     if chunked && (size.is_some() || version == b'0') {
         return Err(Fault::NotHttp);
@@ -156,14 +156,14 @@ fn first_line(line: &[u8]) -> Option<(u16, u8)> {
     (status >= 100 && is_clean).then_some((status, *version))
 }
 
-/// A name in lower case, and its value without the space around it.
-fn header(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+/// A name, and its value without the space around it.
+fn header(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if name.is_empty() || !name.iter().copied().all(is_token) || !value.iter().copied().all(is_text) {
         return None;
     }
-    Some((name.to_ascii_lowercase(), trim(value)))
+    Some((name, trim(value)))
 }
 
 fn is_token(byte: u8) -> bool {
@@ -174,62 +174,11 @@ fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-fn trim(value: &[u8]) -> &[u8] {
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let begin = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(begin, |at| at + 1);
-    &value[begin..end]
-}
-
 fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 18 || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-pub fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(trim)
-}
-
-/// Whether these headers go on by the few rules that are known here. Of any others Python is asked.
-pub fn is_plain(headers: &[(Vec<u8>, Vec<u8>)]) -> bool {
-    headers.iter().all(|(name, value)| match name.as_slice() {
-        b"location" => false,
-        b"connection" => words(value).all(|word| {
-            word.is_empty() || word.eq_ignore_ascii_case(b"close") || word.eq_ignore_ascii_case(b"keep-alive")
-        }),
-        _ => true,
-    })
-}
-
-/// Adds the lines of plain headers that go on to the client.
-pub fn write_plain(headers: &[(Vec<u8>, Vec<u8>)], out: &mut Vec<u8>) {
-    for (name, value) in headers {
-        let dropped = matches!(
-            name.as_slice(),
-            b"connection"
-                | b"keep-alive"
-                | b"proxy-authenticate"
-                | b"proxy-authorization"
-                | b"proxy-connection"
-                | b"te"
-                | b"trailer"
-                | b"transfer-encoding"
-                | b"upgrade"
-                | b"http2-settings"
-        );
-        if !dropped && !name.starts_with(b"tolsey-") {
-            write_header(name, value, out);
-        }
-    }
-}
-
-pub fn write_header(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Adds one chunk.
@@ -400,7 +349,7 @@ impl Chunks {
             (Chunk::TrailerEnd, b'\n') if self.line.is_empty() => Ok(Chunk::End),
             (Chunk::TrailerEnd, b'\n') => {
                 let (name, _) = header(&self.line).ok_or(Fault::NotHttp)?;
-                if matches!(name.as_slice(), b"content-length" | b"transfer-encoding") {
+                if [&b"content-length"[..], b"transfer-encoding"].iter().any(|each| name.eq_ignore_ascii_case(each)) {
                     return Err(Fault::NotHttp);
                 }
                 self.line.clear();

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use crate::answer::{self, Body, Fault, Framing};
 use crate::events::{CUT, DIAL, DONE, HEAD};
+use crate::headers::write_header;
 use crate::sockets;
 use crate::table::{Socket, State, Upstream};
 use crate::wire::{Wire, PIECE, UPSTREAM_IDLE};
@@ -93,10 +94,13 @@ impl Wire {
         client.state = State::Exchanging;
         client.upstream = Some(upstream);
         let Some(plan) = client.plan.clone() else { return };
-        let mut request = Vec::with_capacity(plan.head.len() + plan.body);
-        request.extend_from_slice(&plan.head);
-        request.extend_from_slice(&client.input[client.head..client.head + plan.body]);
         let Some(connection) = self.upstream(upstream) else { return self.fail(slot, Fault::BeforeAnswer as u8) };
+        let mut request = std::mem::take(&mut connection.out);
+        request.clear();
+        request.extend_from_slice(&plan.head);
+        let Some(client) = self.client(slot) else { return };
+        request.extend_from_slice(&client.input[client.head..client.head + plan.body]);
+        let Some(connection) = self.upstream(upstream) else { return };
         connection.client = Some(slot);
         connection.out = request;
         connection.written = 0;
@@ -200,7 +204,7 @@ impl Wire {
         upstream.input.drain(..head.length);
         upstream.body = Body::new(head.framing);
         upstream.whole = matches!(head.framing, Framing::Length(size) if size <= WHOLE);
-        let (status, plain) = (head.status, answer::is_plain(&head.headers));
+        let (status, plain) = (head.status, head.headers.are_plain());
         upstream.head = Some(head);
         let Some(each) = self.client(client) else { return Ok(()) };
         each.status = status;
@@ -211,8 +215,7 @@ impl Wire {
             return Ok(());
         }
         self.write_head(slot, client, None);
-        let input = self.upstream(slot).map(|upstream| std::mem::take(&mut upstream.input));
-        self.feed(slot, client, &input.unwrap_or_default())
+        self.feed_rest(slot, client)
     }
 
     /// Writes the answer's head: its plain lines and the call's own ones, or those that Python made.
@@ -228,7 +231,7 @@ impl Wire {
         let begin = out.len();
         match lines {
             Some(lines) => out.extend_from_slice(lines),
-            None => answer::write_plain(&head.headers, &mut out),
+            None => head.headers.write_plain(&mut out),
         }
         if head.status == 204 {
             out = without_length(&out[..begin], &out[begin..]);
@@ -264,6 +267,18 @@ impl Wire {
         upstream.surplus |= !matches!(used, Ok(used) if used == data.len());
         self.deliver(slot, client);
         used.map(|_| ())
+    }
+
+    /// The same with what came along with the head.
+    fn feed_rest(&mut self, slot: usize, client: usize) -> Result<(), Fault> {
+        let mut input = self.upstream(slot).map(|upstream| std::mem::take(&mut upstream.input)).unwrap_or_default();
+        let fed = self.feed(slot, client, &input);
+        input.clear();
+        match self.upstream(slot) {
+            Some(upstream) if input.capacity() <= PIECE => upstream.input = input,
+            _ => {}
+        }
+        fed
     }
 
     /// Hands on what is there of the body, and ends the call if it is whole.
@@ -335,8 +350,8 @@ impl Wire {
         let slot = self.slot_of(call)?;
         let upstream = self.client(slot)?.upstream?;
         let mut lines = Vec::new();
-        for (name, value) in &self.upstream(upstream)?.head.as_ref()?.headers {
-            answer::write_header(name, value, &mut lines);
+        for (name, value) in self.upstream(upstream)?.head.as_ref()?.headers.iter() {
+            write_header(name, value, &mut lines);
         }
         Some(lines)
     }
@@ -352,8 +367,7 @@ impl Wire {
         }
         client.state = State::Exchanging;
         self.write_head(upstream, slot, Some(lines));
-        let input = self.upstream(upstream).map(|each| std::mem::take(&mut each.input)).unwrap_or_default();
-        match self.feed(upstream, slot, &input) {
+        match self.feed_rest(upstream, slot) {
             Err(fault) => self.fail(slot, fault as u8),
             Ok(()) => self.pump(upstream),
         }

@@ -4,6 +4,7 @@
 mod answer;
 mod events;
 mod exchanges;
+mod headers;
 mod requests;
 mod sockets;
 mod table;
