@@ -61,7 +61,7 @@ class Window:
     observed: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Hold:
     """A reserved amount on a chain of accounts, root first, and one call on each of `counters`.
 
@@ -74,13 +74,42 @@ class Hold:
     amount: int
     owner: int
     at: int
-    counters: tuple[Key, ...] = ()
-    claim: tuple[str, str] | None = None
-    extended: int = 0
-    resolution: Kind | None = None
-    settled: int = 0
-    refunded: int = 0
-    annulled: bool = False
+    counters: tuple[Key, ...]
+    claim: tuple[str, str] | None
+    extended: int
+    resolution: Kind | None
+    settled: int
+    refunded: int
+    annulled: bool
+
+    # Written out, as mypyc compiles this one and not that of a dataclass, and every call makes a hold.
+    def __init__(
+        self,
+        id_: str,
+        chain: tuple[Key, ...],
+        amount: int,
+        owner: int,
+        at: int,
+        counters: tuple[Key, ...] = (),
+        claim: tuple[str, str] | None = None,
+        extended: int = 0,
+        resolution: Kind | None = None,
+        settled: int = 0,
+        refunded: int = 0,
+        annulled: bool = False,
+    ) -> None:
+        self.id = id_
+        self.chain = chain
+        self.amount = amount
+        self.owner = owner
+        self.at = at
+        self.counters = counters
+        self.claim = claim
+        self.extended = extended
+        self.resolution = resolution
+        self.settled = settled
+        self.refunded = refunded
+        self.annulled = annulled
 
 
 class Purse:

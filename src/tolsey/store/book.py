@@ -373,4 +373,4 @@ class HoldIds:
         if at != self._at:
             self._at, self._begins = at, f"{at // 1_000_000:x}-{self._owner}-"
         self._count += 1
-        return f"{self._begins}{self._count:x}"
+        return self._begins + hex(self._count)[2:]  # noqa: FURB116 - it takes a quarter of the time

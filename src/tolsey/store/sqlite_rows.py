@@ -81,11 +81,11 @@ _CHANGE_ACCOUNT: Final = (
     " seen_at = coalesce(nullif(?, 0), seen_at) WHERE n = ?"
 )
 _INSERT_ENTRY: Final = (
-    "INSERT INTO entry (at, kind, hold, leaf, counter, amount, until, owner, config, note, place, seal)"
+    "INSERT INTO entry (owner, config, at, kind, hold, leaf, amount, until, note, place, seal, counter)"
 )
-_ENTRY: Final = "(?,?,nullif(?,''),nullif(?,0),nullif(?,0),?,nullif(?,0),?,nullif(?,0),?,?,?)"
-_INSERT_HOLD: Final = "INSERT INTO hold (id, leaf, counter, amount, owner, at, until)"
-_HOLD: Final = "(?,nullif(?,0),nullif(?,0),?,?,?,nullif(?,0))"
+_ENTRY: Final = "({},{},?,?,nullif(?,''),nullif(?,0),?,nullif(?,0),?,?,?,{})"
+_INSERT_HOLD: Final = "INSERT INTO hold (owner, id, leaf, amount, at, until, counter)"
+_HOLD: Final = "({},?,nullif(?,0),?,?,nullif(?,0),{})"
 _INSERT_WINDOW: Final = 'INSERT INTO window (account, start, "limit", spent, held, granted, observed)'
 _WINDOW: Final = "(?,?,?,?,?,?,?)"
 _WINDOW_CHANGED: Final = (
@@ -344,30 +344,36 @@ class Rows:
             self._write_claims(db, at)
 
     def insert_entries(self, db: sqlite3.Connection, entries: Sequence[Entry], config: int | None) -> None:
-        """Append to the journal."""
+        """Append to the journal, entries of one owner."""
+        if not entries:
+            return
         numbers = self._numbers
-        sealed = seal(db, self.sealer, entries, self.books.balances, config) if entries else []
+        sealed = seal(db, self.sealer, entries, self.books.balances, config)
+        # What is the same in all rows stands in the statement: to bind a value costs more than to insert it.
+        owner = entries[0].owner
+        counted = any(entry.counter is not None for entry in entries)
+        mark = "nullif(?,0)" if counted else "NULL"
         lines: list[tuple[object, ...]] = []
         opened: list[tuple[object, ...]] = []
         grown: list[tuple[str, int]] = []
         closed: list[str] = []
         for entry, (place, sealing) in zip(entries, sealed, strict=True):
-            kind, at, hold, leaf_key, amount, owner, note, counter_key, until = entry
+            kind, at, hold, leaf_key, amount, _, note, counter_key, until = entry
             leaf = 0 if leaf_key is None else numbers[leaf_key]
-            counter = 0 if counter_key is None else numbers[counter_key]
-            money = (leaf, counter, amount, until or 0)
+            counter = (0 if counter_key is None else numbers[counter_key],) if counted else ()
             # A bytearray, since for bytes sqlite3 looks for a converter.
-            lines.append((at, _TEXT[kind], hold or "", *money, owner, config or 0, note, place, bytearray(sealing)))
+            end = (note, place, bytearray(sealing), *counter)
+            lines.append((at, _TEXT[kind], hold or "", leaf, amount, until or 0, *end))
             if hold is None:
                 continue
             if kind is Kind.RESERVE:
-                opened.append((hold, leaf, counter, amount, owner, at, until or 0))
+                opened.append((hold, leaf, amount, at, until or 0, *counter))
             elif kind in RESOLUTIONS:
                 closed.append(hold)
             elif kind is Kind.EXTEND:
                 grown.append((hold, amount))
-        _put(db, _INSERT_ENTRY, _ENTRY, lines)
-        _put(db, _INSERT_HOLD, _HOLD, opened)
+        _put(db, _INSERT_ENTRY, _ENTRY.format(owner, config or "NULL", mark), lines)
+        _put(db, _INSERT_HOLD, _HOLD.format(owner, mark), opened)
         for hold, amount in grown:
             self._grow(db, hold, amount)
         for part in parts(closed):
