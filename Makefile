@@ -8,6 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 SOURCES := $(shell find src -type f -not -path '*/__pycache__/*')
 COMPILED := PYTHONPATH=$(CURDIR)/.compiled
+# One more than there are cores: many a test waits for a gateway and computes nothing.
+PROCESSES := $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 NATIVE := native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs) native/build_hook.py
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
@@ -27,7 +29,7 @@ demo: setup ## the whole story in under 20 s: gateway, tokens, refusals, the del
 	@$(BIN)/tolsey demo
 
 test: setup ## run the tests but the slow ones; ARGS="-k name" chooses some
-	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies and not browser and not mcp" -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not lightning and not examples and not package and not deploy and not proxies and not browser and not mcp" -n $(PROCESSES) --dist loadfile $(ARGS)
 
 test-native: ## lint and test the compiled wire by itself; needs cargo
 	@cd native && if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "cargo has no fmt here"; fi
