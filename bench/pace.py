@@ -29,8 +29,10 @@ from bench.jobs import JOBS, Job
 from bench.load import Headers
 from bench.machine import ROOT, pinned
 
-MOST_CONNECTIONS = 512
-"""More calls than this at once wait for a connection, and that counts as their latency."""
+MOST_CONNECTIONS = 256
+"""More calls than this at once wait for a connection, and that counts as their latency. A Link has no more open holds
+(RULES.md M9): what a machine that stands still for a moment is late with must not be refused.
+"""
 
 SPIN = 0.0015
 """So many seconds before a call is due the clock is watched, since a timer wakes to the millisecond."""
