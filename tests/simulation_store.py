@@ -8,7 +8,6 @@ in through `Rules`.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple, TypeVar
@@ -273,7 +272,7 @@ class Database:
                 books.rates.update((rate.id, rows.rates.get(rate.id, 0)) for rate in event.rates)
             claims = [event.claim[:2]] if isinstance(event, Reserve) and event.claim is not None else []
             if not isinstance(event, Open | Pay | Grant) and (hold := rows.holds.get(event.hold)) is not None:
-                books.holds[event.hold] = copy(hold)
+                books.holds[event.hold] = replace(hold)
                 claims += [] if hold.claim is None else [hold.claim]
             books.claims.update((claim, replace(rows.claims[claim])) for claim in claims if claim in rows.claims)
         return books

@@ -85,7 +85,7 @@ class Hold:
     # Written out, as mypyc compiles this one and not that of a dataclass, and every call makes a hold.
     def __init__(
         self,
-        id_: str,
+        id: str,  # noqa: A002 - by the field's name it is given by dataclasses.replace
         chain: tuple[Key, ...],
         amount: int,
         owner: int,
@@ -98,7 +98,7 @@ class Hold:
         refunded: int = 0,
         annulled: bool = False,
     ) -> None:
-        self.id = id_
+        self.id = id
         self.chain = chain
         self.amount = amount
         self.owner = owner
