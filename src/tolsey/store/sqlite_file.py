@@ -22,6 +22,11 @@ BUSY_MS: Final = 250
 MOST_ROWS: Final = 32
 """Rows in one statement, at most."""
 
+CACHED_STATEMENTS: Final = 10 * MOST_ROWS
+"""How many statements stay prepared: of each number of rows those of accounts, windows, rates, claims and closed holds,
+and of entries and open holds two each, with counters and without.
+"""
+
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.glusterfs"}
 )
@@ -29,7 +34,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 Durability = Literal["full", "normal"]
 
 
-@lru_cache(maxsize=8 * MOST_ROWS)
+@lru_cache(maxsize=CACHED_STATEMENTS)
 def insert_sql(insert: str, marks: str, rows: int, conflict: str) -> str:
     """The statement that inserts so many rows; `marks` are those of one."""
     return f"{insert} VALUES {','.join([marks] * rows)} {conflict}"
@@ -56,7 +61,7 @@ def parts(rows: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 def connect(path: Path, durability: Durability) -> sqlite3.Connection:
     """Open a connection for writing, with every setting that the ledger relies on."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=8 * MOST_ROWS)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS)
     db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")

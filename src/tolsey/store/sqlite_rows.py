@@ -360,14 +360,14 @@ class Rows:
         for entry, (place, sealing) in zip(entries, sealed, strict=True):
             kind, at, hold, leaf_key, amount, _, note, counter_key, until = entry
             leaf = 0 if leaf_key is None else numbers[leaf_key]
-            counter = (0 if counter_key is None else numbers[counter_key],) if counted else ()
+            last = (0 if counter_key is None else numbers[counter_key],) if counted else ()
             # A bytearray, since for bytes sqlite3 looks for a converter.
-            end = (note, place, bytearray(sealing), *counter)
-            lines.append((at, _TEXT[kind], hold or "", leaf, amount, until or 0, *end))
+            money = (leaf, amount, until or 0)
+            lines.append((at, _TEXT[kind], hold or "", *money, note, place, bytearray(sealing), *last))
             if hold is None:
                 continue
             if kind is Kind.RESERVE:
-                opened.append((hold, leaf, amount, at, until or 0, *counter))
+                opened.append((hold, leaf, amount, at, until or 0, *last))
             elif kind in RESOLUTIONS:
                 closed.append(hold)
             elif kind is Kind.EXTEND:
