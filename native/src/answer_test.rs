@@ -22,6 +22,7 @@ fn heads() {
         (b"HTTP/1.1 200\r\nContent-Length:5  \r\n\r\n", ok(Framing::Length(5), true)),
         (b"HTTP/1.1 200 OK\r\n\r\n", ok(Framing::UntilClose, false)),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", ok(Framing::Chunked, true)),
+        (b"HTTP/1.1 200 OK\r\nContent-LENGTH: 5\r\nCONNECTION: close\r\n\r\n", ok(Framing::Length(5), false)),
         (b"HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 0\r\n\r\n", ok(Framing::Length(0), false)),
         (b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n", ok(Framing::Length(1), false)),
         (b"HTTP/1.1 103 x\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n", ok(Framing::Length(1), true)),
@@ -104,6 +105,7 @@ fn bodies() {
     let trailer = |bytes: usize| [b"0\r\nt:", vec![b't'; bytes - 2].as_slice(), b"\r\n\r\n"].concat();
     assert!(chunked(&trailer(MAX_TRAILER)).is_ok());
     assert_eq!(chunked(&trailer(MAX_TRAILER + 1)), Err(Fault::NoEnd));
+    assert_eq!(chunked(b"0\r\nContent-Length: 1\r\n\r\n"), Err(Fault::NotHttp));
 }
 
 #[test]

@@ -274,9 +274,10 @@ impl Wire {
         let mut input = self.upstream(slot).map(|upstream| std::mem::take(&mut upstream.input)).unwrap_or_default();
         let fed = self.feed(slot, client, &input);
         input.clear();
-        match self.upstream(slot) {
-            Some(upstream) if input.capacity() <= PIECE => upstream.input = input,
-            _ => {}
+        if input.capacity() <= PIECE {
+            if let Some(upstream) = self.upstream(slot) {
+                upstream.input = input;
+            }
         }
         fed
     }
