@@ -28,10 +28,11 @@ from bench import BenchError
 from bench.jobs import JOBS, Job
 from bench.load import Headers
 from bench.machine import ROOT, pinned
+from tolsey.ledger.rules import MAX_OPEN_HOLDS
 
-MOST_CONNECTIONS = 256
-"""More calls than this at once wait for a connection, and that counts as their latency. A Link has no more open holds
-(RULES.md M9): what a machine that stands still for a moment is late with must not be refused.
+MOST_CONNECTIONS = MAX_OPEN_HOLDS
+"""More calls than this at once wait for a connection, and that counts as their latency. With more, what is late when
+the machine stands still for a moment would be refused.
 """
 
 SPIN = 0.0015
