@@ -146,8 +146,10 @@ class Actor:
                         return
 
     def look(self, gateway: Gateway, asked: bytes, then: bytes) -> "Seen":
-        """See what comes of a request of which this is the upstream, and have done with it."""
-        seen = look(gateway, asked, then)
+        """Make a request of which this is the upstream, on a connection of its own, and after an answer that is whole
+        the request `then`, whose answer is OK where the connection goes on. Returns once this has done with both.
+        """
+        seen = _look(gateway, asked, then)
         # A connection that is about to be closed without a word would be used for the next call.
         until(lambda: self.busy == 0, "the upstream has done with the call")
         return seen
@@ -186,10 +188,7 @@ class Seen:
         return dict(self.headers).get("tolsey-hold", "")
 
 
-def look(gateway: Gateway, asked: bytes, then: bytes) -> Seen:
-    """Make a request on a connection of its own, and after an answer that is whole the request `then`, whose answer is
-    OK where the connection goes on.
-    """
+def _look(gateway: Gateway, asked: bytes, then: bytes) -> Seen:
     with Client(gateway.port) as client:
         client.socket.settimeout(LOOK_SECONDS)
         client.say(asked)
