@@ -37,6 +37,7 @@ MODULES = (
     "store/sealing_sqlite",
     "store/sqlite",
     "store/sqlite_accounts",
+    "store/sqlite_entries",
     "store/sqlite_file",
     "store/sqlite_rows",
     "units",

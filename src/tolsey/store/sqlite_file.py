@@ -24,7 +24,7 @@ MOST_ROWS: Final = 32
 
 CACHED_STATEMENTS: Final = 10 * MOST_ROWS
 """How many statements stay prepared: of each number of rows those of accounts, windows, rates, claims and closed holds,
-and of entries and open holds two each, with counters and without.
+of entries three (a reserve, a resolution, one more that has counters) and of open holds two.
 """
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(

@@ -13,7 +13,6 @@ from typing import Final
 
 from tolsey.ledger.books import MOST_CHAINS, Books, Hold, Window, WindowKey
 from tolsey.ledger.events import (
-    RESOLUTIONS,
     Annul,
     Claim,
     Claimed,
@@ -37,6 +36,7 @@ from tolsey.store.contract import IN_PASSING
 from tolsey.store.sealing import Sealer
 from tolsey.store.sealing_sqlite import seal
 from tolsey.store.sqlite_accounts import accounts_of, read_again
+from tolsey.store.sqlite_entries import append
 from tolsey.store.sqlite_file import insert_sql, parts
 
 CACHED_BALANCES: Final = 16_384
@@ -45,7 +45,6 @@ CACHED_BALANCES: Final = 16_384
 # Here, since a union that is written where it is used is made anew each time.
 _WITHOUT_HOLD: Final = (Open, Grant, Observe, Pay)
 _CORRECTIONS: Final = (Refund, Annul)
-_TEXT: Final = {kind: str(kind) for kind in Kind}
 
 _ANCESTRY: Final = """
     WITH RECURSIVE up (id, unit, parent, d) AS (
@@ -80,12 +79,6 @@ _CHANGE_ACCOUNT: Final = (
     "UPDATE account SET granted = ?, spent = ?, held = ?, calls = ?, open = ?, observed = ?,"
     " seen_at = coalesce(nullif(?, 0), seen_at) WHERE n = ?"
 )
-_INSERT_ENTRY: Final = (
-    "INSERT INTO entry (owner, config, at, kind, hold, leaf, amount, until, note, place, seal, counter)"
-)
-_ENTRY: Final = "({},{},?,?,nullif(?,''),nullif(?,0),?,nullif(?,0),?,?,?,{})"
-_INSERT_HOLD: Final = "INSERT INTO hold (owner, id, leaf, amount, at, until, counter)"
-_HOLD: Final = "({},?,nullif(?,0),?,?,nullif(?,0),{})"
 _INSERT_WINDOW: Final = 'INSERT INTO window (account, start, "limit", spent, held, granted, observed)'
 _WINDOW: Final = "(?,?,?,?,?,?,?)"
 _WINDOW_CHANGED: Final = (
@@ -344,46 +337,10 @@ class Rows:
             self._write_claims(db, at)
 
     def insert_entries(self, db: sqlite3.Connection, entries: Sequence[Entry], config: int | None) -> None:
-        """Append to the journal, entries of one owner."""
-        if not entries:
-            return
-        numbers = self._numbers
-        sealed = seal(db, self.sealer, entries, self.books.balances, config)
-        # What is the same in all rows stands in the statement: to bind a value costs more than to insert it.
-        owner = entries[0].owner
-        counted = any(entry.counter is not None for entry in entries)
-        mark = "nullif(?,0)" if counted else "NULL"
-        lines: list[tuple[object, ...]] = []
-        opened: list[tuple[object, ...]] = []
-        grown: list[tuple[str, int]] = []
-        closed: list[str] = []
-        for entry, (place, sealing) in zip(entries, sealed, strict=True):
-            kind, at, hold, leaf_key, amount, _, note, counter_key, until = entry
-            leaf = 0 if leaf_key is None else numbers[leaf_key]
-            last = (0 if counter_key is None else numbers[counter_key],) if counted else ()
-            # A bytearray, since for bytes sqlite3 looks for a converter.
-            money = (leaf, amount, until or 0)
-            lines.append((at, _TEXT[kind], hold or "", *money, note, place, bytearray(sealing), *last))
-            if hold is None:
-                continue
-            if kind is Kind.RESERVE:
-                opened.append((hold, leaf, amount, at, until or 0, *last))
-            elif kind in RESOLUTIONS:
-                closed.append(hold)
-            elif kind is Kind.EXTEND:
-                grown.append((hold, amount))
-        _put(db, _INSERT_ENTRY, _ENTRY.format(owner, config or "NULL", mark), lines)
-        _put(db, _INSERT_HOLD, _HOLD.format(owner, mark), opened)
-        for hold, amount in grown:
-            self._grow(db, hold, amount)
-        for part in parts(closed):
-            db.execute(f"DELETE FROM hold WHERE id IN ({','.join('?' * len(part))})", part)  # noqa: S608 - only marks
-        self._let_go += closed
-
-    def _grow(self, db: sqlite3.Connection, hold: str, amount: int) -> None:
-        """A hold was extended. Raises `IntegrityError` if another process has closed it."""
-        if not db.execute("UPDATE hold SET amount = amount + ? WHERE id = ?", (amount, hold)).rowcount:
-            raise sqlite3.IntegrityError(f"hold {hold} is not open")
+        """Append to the journal, entries of one owner and one instant."""
+        if entries:
+            sealed = seal(db, self.sealer, entries, self.books.balances, config)
+            self._let_go += append(db, entries, sealed, self._numbers, config)
 
     def _write_windows(self, db: sqlite3.Connection) -> None:
         books = self.books
@@ -412,8 +369,7 @@ class Rows:
 def _put(
     db: sqlite3.Connection, insert: str, marks: str, rows: Sequence[tuple[object, ...]], conflict: str = ""
 ) -> None:
-    """Insert rows, many in one statement: Python lets other threads run at every step of every statement, and that
-    costs more than the step (measured: 5 statements a call took 50 µs of a call, 8 a group take 10).
+    """Insert rows, many in one statement (see `sqlite_entries`).
 
     What is NULL comes as a number or a text that cannot be otherwise, and `marks` (those of one row) make it NULL: for
     None, as for every value that is not just an int or a str, sqlite3 goes to look for a converter.
