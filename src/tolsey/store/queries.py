@@ -37,6 +37,14 @@ ACCOUNTS: Final = """
 """
 """An `AccountRow`."""
 
+IS_RESOLUTION: Final = "(kind = 'settle' OR kind = 'void' OR kind = 'expire')"
+"""The SQL for an entry that closes a hold. With OR: SQLite takes a partial index only where it is asked for in the
+words of the index.
+"""
+
+IS_LATER: Final = "(kind = 'extend' OR (kind = 'refund' OR kind = 'annul'))"
+"""The SQL for one that changes what a hold amounts to."""
+
 _HOLDS: Final = """
     SELECT h.id, h.leaf, h.counter, h.amount, h.at, h.until, h.owner, o.id, coalesce(e.note, '')
     FROM hold h LEFT JOIN owner o ON o.n = h.owner LEFT JOIN entry e ON e.hold = h.id AND e.kind = 'reserve'
@@ -55,6 +63,12 @@ _OWNERS: Final = """
 _TALLY: Final = "SELECT hour, source, key, counts FROM tally"
 
 _Row = TypeVar("_Row")
+
+
+def entries_of_hold(hold: str) -> str:
+    """The SQL for what a hold's money did, in order. Each part is found by an index, whose words it has."""
+    of = f"{ENTRY} WHERE hold = {hold}"
+    return f"{of} AND kind = 'reserve' UNION ALL {of} AND {IS_RESOLUTION} UNION ALL {of} AND {IS_LATER} ORDER BY n"
 
 
 class Queries(ABC):
@@ -79,14 +93,8 @@ class Queries(ABC):
         return self._rows(EntryRow, f"{ENTRY} WHERE n > {self.parameter} ORDER BY n", after)
 
     def entries_of(self, hold: str) -> list[EntryRow]:
-        """What a hold's money did, in order. Each part is found by an index of its own."""
-        of = f"{ENTRY} WHERE hold = {self.parameter}"
-        query = f"""
-            {of} AND kind = 'reserve'
-            UNION ALL {of} AND kind IN ('settle', 'void', 'expire')
-            UNION ALL {of} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
-        """
-        return list(self._rows(EntryRow, query, hold))
+        """What a hold's money did, in order."""
+        return list(self._rows(EntryRow, entries_of_hold(self.parameter), hold))
 
     def entry_before(self, entry: EntryRow) -> EntryRow | None:
         """The entry that stands before another in its log, None for none."""

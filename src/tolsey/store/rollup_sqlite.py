@@ -9,7 +9,7 @@ from tolsey.audit.seal import OPERATORS, Gap, genesis
 from tolsey.ledger.events import Entry, Kind
 from tolsey.store.contract import EntryRow
 from tolsey.store.owners import Turn
-from tolsey.store.queries import ENTRY
+from tolsey.store.queries import ENTRY, IS_LATER, IS_RESOLUTION
 from tolsey.store.rollup import FIRST_OF_HOLD, Sums, runs
 from tolsey.store.sealing import Sealer
 from tolsey.store.sealing_sqlite import append
@@ -18,8 +18,8 @@ from tolsey.store.sqlite_file import connect, errors_of
 _FIRST: Final = f"{ENTRY} WHERE n > ? AND n <= ? AND {FIRST_OF_HOLD} ORDER BY n LIMIT ?"
 _OF_HOLDS: Final = "WHERE hold IN (SELECT value FROM json_each(?1))"
 _REST: Final = f"""
-    {ENTRY} {_OF_HOLDS} AND kind IN ('settle', 'void', 'expire')
-    UNION ALL {ENTRY} {_OF_HOLDS} AND kind IN ('extend', 'refund', 'annul') ORDER BY n
+    {ENTRY} {_OF_HOLDS} AND {IS_RESOLUTION}
+    UNION ALL {ENTRY} {_OF_HOLDS} AND {IS_LATER} ORDER BY n
 """
 _GAP: Final = "SELECT after FROM gap WHERE log = ? AND last = ?"
 _BEFORE: Final = "SELECT seal FROM entry WHERE owner = ? AND n < ? ORDER BY n DESC LIMIT 1"
