@@ -69,7 +69,7 @@ def test_an_empty_ledger_is_sound(ledgers: Ledgers) -> None:
     assert trail(ledgers.path) == []
 
 
-DROP = "DROP INDEX entry_resolution; DROP INDEX entry_reserve;"
+DROP = "DROP INDEX entry_hold;"
 AGAIN = "INSERT INTO entry (n, at, kind, hold, leaf, amount, owner, note)"
 TAMPERED = [
     ("less spent", "UPDATE account SET spent = spent - 1 WHERE id = 'team'", "account team stands at"),
@@ -138,11 +138,11 @@ TAMPERED = [
         "entry 11 is of a kind that is not",
     ),
     ("granted and not written down", "UPDATE account SET granted = 5 WHERE id = 'a'", "account a stands at"),
-    ("no index", "DROP INDEX entry_resolution", "the schema was changed: index entry_resolution is missing"),
+    ("no index", "DROP INDEX entry_hold", "the schema was changed: index entry_hold is missing"),
     (
         "a lenient index",
-        "DROP INDEX entry_reserve; CREATE INDEX entry_reserve ON entry (hold)",
-        "the schema was changed: index entry_reserve is not as it was made",
+        "DROP INDEX entry_hold; CREATE INDEX entry_hold ON entry (hold)",
+        "the schema was changed: index entry_hold is not as it was made",
     ),
 ]
 

@@ -58,7 +58,7 @@ from tolsey.store.sqlite_rows import PAYMENT, Rows
 from tolsey.store.wal import Wal
 from tolsey.token.chain import Account
 
-SCHEMA_VERSION: Final = 10
+SCHEMA_VERSION: Final = 11
 """How many files of `schema/sqlite/` a ledger of this version has gone through."""
 
 NOT_SYNCED: Final = "the ledger cannot be synced"
