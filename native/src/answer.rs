@@ -63,7 +63,7 @@ fn read_one(data: &[u8], head_only: bool) -> Result<Option<Head>, Fault> {
     let mut lines =
         data[..length - 2].split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let (status, version) = lines.next().and_then(first_line).ok_or(Fault::NotHttp)?;
-    let (mut headers, mut bytes) = (Headers::default(), 0);
+    let (mut headers, mut bytes) = (Headers::with_room(length), 0);
     let (mut size, mut chunked, mut keep_alive) = (None, false, version == b'1');
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = header(line).ok_or(Fault::NotHttp)?;

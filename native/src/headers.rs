@@ -1,5 +1,8 @@
 //! The headers of an answer, and what of them goes on to the client.
 
+/// How many headers an answer has, mostly.
+const USUAL: usize = 16;
+
 /// Names in lower case with their values, all in one piece of memory: every answer has several.
 #[derive(Default)]
 pub struct Headers {
@@ -9,6 +12,11 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Has room for so many bytes of names and values: what grows is copied.
+    pub fn with_room(bytes: usize) -> Self {
+        Headers { text: Vec::with_capacity(bytes), ends: Vec::with_capacity(USUAL) }
+    }
+
     /// Adds one; what comes back is its name as it is kept.
     pub fn push(&mut self, name: &[u8], value: &[u8]) -> &[u8] {
         let begin = self.text.len();
