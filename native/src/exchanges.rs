@@ -19,9 +19,21 @@ const PIECES: usize = 16;
 const MOST_IDLE: usize = 256;
 
 impl Wire {
-    /// Sends a call upstream; its client gets the lines `extra` with the answer. False if the client is gone.
-    pub fn go(&mut self, call: u64, extra: &[u8]) -> bool {
+    /// Sends calls upstream; the client of each gets the lines with the answer that stand in `extras`, as many bytes as
+    /// `lengths` says. What becomes 0 in `went` is a call whose client is gone.
+    pub fn go_all(&mut self, calls: &[u8], lengths: &[u8], extras: &[u8], went: &mut [u8]) {
         self.tick();
+        let mut rest = extras;
+        for ((call, length), went) in calls.chunks_exact(8).zip(lengths.chunks_exact(4)).zip(went) {
+            let call = u64::from_ne_bytes(call.try_into().unwrap_or_default());
+            let length = u32::from_ne_bytes(length.try_into().unwrap_or_default()) as usize;
+            let (extra, behind) = rest.split_at(length.min(rest.len()));
+            rest = behind;
+            *went = u8::from(self.go(call, extra));
+        }
+    }
+
+    fn go(&mut self, call: u64, extra: &[u8]) -> bool {
         let Some(slot) = self.slot_of(call) else { return false };
         let now = self.now;
         let Some(client) = self.client(slot) else { return false };

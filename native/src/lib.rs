@@ -120,9 +120,15 @@ exported! {
 
     fn tolsey_wire_release(wire: Wire, call: u64) -> RawFd { wire.release(call).unwrap_or(-1) }
 
-    fn tolsey_wire_go(wire: Wire, call: u64, extra: *const u8, length: usize) -> bool {
+    fn tolsey_wire_go(
+        wire: Wire, calls: *const u8, lengths: *const u8, count: usize, extras: *const u8, length: usize, went: *mut u8
+    ) {
         // SAFETY: as above.
-        wire.go(call, unsafe { bytes(extra, length) })
+        let (calls, lengths, extras, went) = unsafe {
+            let went = slice::from_raw_parts_mut(went, count);
+            (bytes(calls, count * 8), bytes(lengths, count * 4), bytes(extras, length), went)
+        };
+        wire.go_all(calls, lengths, extras, went);
     }
 
     fn tolsey_wire_connected(wire: Wire, call: u64, destination: u32, fd: RawFd) {

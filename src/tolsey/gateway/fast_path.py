@@ -48,14 +48,6 @@ SWEEP_SECONDS: Final = 0.05
 IDLE_SECONDS: Final = 1.0
 """How often connections are, and the date is set."""
 
-_BROKEN: Final[Mapping[int, str]] = {
-    1: "the upstream broke off before it answered",
-    2: "the upstream broke off in the middle of its answer",
-    3: "the upstream's answer is not HTTP/1.1 as it should be",
-    4: "the upstream's headers are too large",
-    5: "the upstream's answer has a Transfer-Encoding other than chunked",
-    6: "the upstream's answer has a header or a trailer without an end",
-}
 _CUTS: Final[Mapping[int, Cut]] = {20: Cut.SILENT, 21: Cut.TOO_LONG, 22: Cut.REVOKED}
 _STARTED: Final = 1 << 8
 _WENT: Final = 1 << 9
@@ -96,7 +88,8 @@ class FastPath:
             except OSError:
                 # As asyncio does: a host may have an address of a family that this machine has not.
                 continue
-            try:
+            # Closed in any case: the wire has made the descriptor its own.
+            with listener:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 if family == socket.AF_INET6:
@@ -105,9 +98,6 @@ class FastPath:
                 listener.bind(address)
                 listener.listen(1024)
                 self._wire.listen(listener)
-            except BaseException:
-                listener.close()
-                raise
 
     @property
     def open_calls(self) -> int:
@@ -309,20 +299,28 @@ class FastPath:
     def _held(self) -> None:
         """Holds are on disk, or are not to be had: forward, or refuse."""
         told, self._told = self._told, []
+        going: list[FastCall] = []
+        lines: list[bytes] = []
         for fast in told:
             outcome, record, plan = fast.outcome, fast.record, fast.plan
             if isinstance(outcome, Granted):
                 accounts, counters, _ = plan.cleared.charge
                 if accounts or counters:
                     record.hold = fast.event.hold
-                self._forward(fast, outcome)
+                funds = self._may_go(fast, outcome)
+                if funds is not None:
+                    going.append(fast)
+                    lines.append(funds)
             elif isinstance(outcome, LedgerUnavailable):
                 self._deny(fast, Refusal("ledger_unavailable", outcome.detail))
             elif outcome is not None:
                 self._deny(fast, self._passage.refusal(outcome, plan.cleared))
+        if going:
+            self._forward(going, lines)
         self._go_on()
 
-    def _forward(self, fast: FastCall, granted: Granted) -> None:
+    def _may_go(self, fast: FastCall, granted: Granted) -> bytes | None:
+        """The lines about its money for the client of a call that is to be sent; None if it was refused instead."""
         record, cleared = fast.record, fast.plan.cleared
         revoked = self._passage.revocations.refusal(fast.plan.chain)
         if revoked is not None:
@@ -330,14 +328,18 @@ class FastPath:
             self._settle(fast, sent=False)
             record.hold, record.note = None, ""
             self._deny(fast, revoked)
-            return
+            return None
         record.charge(cleared.quote.amount.nano, cleared.quote.price.unit)
-        lines = funds_lines(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
         record.forwarded = time.perf_counter_ns()
-        if not self._wire.go(fast.call, lines):
-            record.note, record.forwarded = "the caller went away before the call was sent", 0
-            self._settle(fast, sent=False)
-            self._end(fast)
+        return funds_lines(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
+
+    def _forward(self, going: list[FastCall], lines: list[bytes]) -> None:
+        went = self._wire.go([fast.call for fast in going], lines)
+        for fast, sent in zip(going, went, strict=True):
+            if not sent:
+                fast.record.note, fast.record.forwarded = "the caller went away before the call was sent", 0
+                self._settle(fast, sent=False)
+                self._end(fast)
 
     def _deny(self, fast: FastCall, refusal: Refusal) -> None:
         """Answer a call that was not let through."""
@@ -416,7 +418,7 @@ class FastPath:
             revoked = self._passage.revocations.revoked(fast.plan.chain) if cut is Cut.REVOKED else None
             refusal = revoked or Refusal("upstream_timeout", record.note)
         else:
-            refusal = broken(record, _BROKEN[why])
+            refusal = broken(record, native.BROKEN[why])
         self._settle(fast, sent=bool(went))
         if refusal is None:
             self._end(fast)

@@ -7,7 +7,8 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +34,16 @@ FAILED: Final = 6
 GONE: Final = 7
 STRANGE: Final = 8
 BODY: Final = 9
+
+BROKEN: Final[Mapping[int, str]] = {
+    1: "the upstream broke off before it answered",
+    2: "the upstream broke off in the middle of its answer",
+    3: "the upstream's answer is not HTTP/1.1 as it should be",
+    4: "the upstream's headers are too large",
+    5: "the upstream's answer has a Transfer-Encoding other than chunked",
+    6: "the upstream's answer has a header or a trailer without an end",
+}
+"""Why an answer was not taken (`Fault` in `native/src/answer.rs`)."""
 
 _EVENT: Final = struct.Struct("=IIQQQ")
 _MOST_EVENTS: Final = 256
@@ -61,7 +72,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "remember": (None, (_CALL, _NUMBER, _NUMBER, _TEXT, _SIZE, _SIZE, _NUMBER, ctypes.c_uint64, ctypes.c_uint64)),
     "forget": (None, ()),
     "release": (ctypes.c_int, (_CALL,)),
-    "go": (ctypes.c_bool, (_CALL, _TEXT, _SIZE)),
+    "go": (None, (_TEXT, _TEXT, _SIZE, _TEXT, _SIZE, _TEXT)),
     "connected": (None, (_CALL, _NUMBER, ctypes.c_int)),
     "answer_head": (_SIZE, (_CALL, _TEXT, _SIZE)),
     "head": (None, (_CALL, _TEXT, _SIZE)),
@@ -195,9 +206,16 @@ class Wire:
         descriptor: int = self._library.tolsey_wire_release(self._wire, call)
         return None if descriptor < 0 else socket.socket(fileno=descriptor)
 
-    def go(self, call: int, extra: bytes) -> bool:
-        """Send a call upstream; its client gets the header lines `extra` with the answer. False if it is gone."""
-        return bool(self._go(self._wire, call, extra, len(extra)))
+    def go(self, calls: Sequence[int], extras: Sequence[bytes]) -> bytes:
+        """Send calls upstream; the client of each gets the header lines in `extras` with the answer. What comes back
+        has a 0 for each call that is gone.
+        """
+        # All at once, since to call across costs as much as to send.
+        went = ctypes.create_string_buffer(len(calls))
+        lengths = array("I", [len(extra) for extra in extras]).tobytes()
+        lines = b"".join(extras)
+        self._go(self._wire, array("Q", calls).tobytes(), lengths, len(calls), lines, len(lines), went)
+        return went.raw
 
     def connected(self, call: int, destination: int, connection: socket.socket) -> None:
         """A connection for a call that wants one."""
