@@ -21,9 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG_PARTS = sorted(path.stem.removeprefix("config_") for path in (ROOT / "src/tolsey").glob("config_*.py"))
 
 FLOORS = {
-    "units": 0,
-    "errors": 0,
-    "call": 0,
+    **dict.fromkeys(["call", "errors", "tuples", "units"], 0),
     "token": 1,
     "pricing": 1,
     "ledger": 2,

@@ -29,6 +29,7 @@ from tolsey.gateway.server import HttpServer
 from tolsey.gateway.settling import broken, resolution, unsent
 from tolsey.gateway.upstream import Upstream
 from tolsey.ledger.events import Granted, Reserve
+from tolsey.tuples import make
 
 if TYPE_CHECKING:
     from tolsey.gateway.asgi import Gateway
@@ -281,7 +282,8 @@ class FastPath:
         accounts, counters, rates = plan.cleared.charge
         nano = plan.cleared.quote.amount.nano if accounts else 0
         hold = passage.new_hold(now)
-        event = Reserve(hold, accounts, nano, plan.note, counters, rates, None, now + plan.route.hold_ns)
+        until = now + plan.route.hold_ns
+        event = make(Reserve, (hold, accounts, nano, plan.note, counters, rates, None, until))
         record.reserving = record.began
         fast = self._calls[call] = FastCall(call, plan, record, event, self._tell)
         try:

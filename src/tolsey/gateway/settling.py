@@ -6,6 +6,7 @@ from tolsey.gateway.record import CallRecord
 from tolsey.ledger.events import Kept, Settle, Void
 from tolsey.pricing.tariff import Quote
 from tolsey.pricing.usage import Usage
+from tolsey.tuples import make
 
 
 def resolution(
@@ -29,7 +30,7 @@ def resolution(
         record.unmetered = not cost.metered or cost.nano > held
         note = f"unmetered: {note}" if record.unmetered else note
         record.charge(min(held, cost.nano), quote.price.unit)
-    return Settle(hold, min(held, cost.nano), note, kept)
+    return make(Settle, (hold, min(held, cost.nano), note, kept))
 
 
 def unsent(record: CallRecord, error: NotSent) -> Refusal:

@@ -46,6 +46,7 @@ from tolsey.ledger.events import (
 from tolsey.ledger.observing import observe
 from tolsey.ledger.windows import HOUR, spacing, window
 from tolsey.token.chain import Rate
+from tolsey.tuples import make
 from tolsey.units import MAX_NANO, NANO
 
 MAX_OPEN_HOLDS: Final = 256
@@ -133,19 +134,22 @@ def _reserve(books: Books, event: Reserve, at: int, owner: int) -> Outcome:
         hold.claim = event.claim[:2]
         books.claims[hold.claim] = books.dirty_claims[hold.claim] = Claimed(event.claim, event.hold, at)
     books.entries.append(
-        Entry(
-            Kind.RESERVE,
-            at,
-            event.hold,
-            chain[-1] if chain else None,
-            event.amount,
-            owner,
-            event.note,
-            counters[-1] if counters else None,
-            event.until or None,
+        make(
+            Entry,
+            (
+                Kind.RESERVE,
+                at,
+                event.hold,
+                chain[-1] if chain else None,
+                event.amount,
+                owner,
+                event.note,
+                counters[-1] if counters else None,
+                event.until or None,
+            ),
         )
     )
-    return Granted(event.hold, event.amount, remaining)
+    return make(Granted, (event.hold, event.amount, remaining))
 
 
 class _Funds(NamedTuple):
@@ -279,7 +283,7 @@ def _resolve(
     if hold.claim is not None:
         _close_claim(books, hold, hold.claim, kind, kept)
     books.entries.append(_entry(kind, at, hold, cost, owner, note))
-    return Resolved(hold_id, kind, cost)
+    return make(Resolved, (hold_id, kind, cost))
 
 
 def _close_claim(books: Books, hold: Hold, key: tuple[str, str], kind: Kind, kept: Kept | None) -> None:
@@ -405,4 +409,4 @@ def _charged(hold: Hold, detail: str) -> str:
 def _entry(kind: Kind, at: int, hold: Hold, amount: int, owner: int, note: str) -> Entry:
     leaf = hold.chain[-1] if hold.chain else None
     counter = hold.counters[-1] if hold.counters else None
-    return Entry(kind, at, hold.id, leaf, amount, owner, note, counter)
+    return make(Entry, (kind, at, hold.id, leaf, amount, owner, note, counter, None))

@@ -16,6 +16,7 @@ from tolsey.pricing.document import DocumentInvalid, Real, parse_quantity, quant
 from tolsey.pricing.llm import MAX_BODY, Asked, read_request
 from tolsey.pricing.models import Exact, ModelPrices
 from tolsey.pricing.usage import Usage
+from tolsey.tuples import make
 from tolsey.units import NANO, Amount
 
 STEP_SECONDS: Final = 10
@@ -195,7 +196,7 @@ class Quote:
         if price.free_on_failure and status >= 500:
             return Cost(0)
         if usage is None:
-            return Cost(self.amount.nano)
+            return make(Cost, (self.amount.nano, True, ""))
         exact, note = self._grown(usage), ""
         if self.asked is not None:
             answer = usage.reader
