@@ -137,14 +137,14 @@ class Engine:
 
     async def stop(self) -> None:
         """Write what is still to be settled, and end this owner."""
-        self.gateway.hand_on()
+        self.gateway.ended.hand_on()
         self._tallying.sample()
         self._tallying.flush()
         await self._revocations.close()
         left = await self._book.close(SETTLE_SECONDS)
         if left:
             self._log.warning("settled late", holds=left)
-        self.gateway.hand_on()
+        self.gateway.ended.hand_on()
         self._calls.flush()
         if self.passage.desk is not None:
             await self.passage.desk.close()

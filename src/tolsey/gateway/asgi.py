@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import answer_approvals, is_approval
 from tolsey.gateway.client import Client, Cut, Receive, Send, Watch
+from tolsey.gateway.ended import Ended, Over
 from tolsey.gateway.legs import Leg
 from tolsey.gateway.mcp.endpoint import answer_mcp
 from tolsey.gateway.own import OWN_PREFIX, answer_own
@@ -19,31 +20,21 @@ from tolsey.gateway.shop import answer_shop, is_shop
 if TYPE_CHECKING:
     from tolsey.gateway.fast_path import FastPath
 
-BATCH: Final = 64
-"""How many calls that are over are handed on together: one by one it would cost each of them three times as much."""
-
-HAND_ON_SECONDS: Final = 0.1
-"""How long a call that is over waits for others at most."""
-
-Over = Callable[[Sequence[CallRecord]], None]
-"""Whoever counts or writes down what became of calls."""
-
 
 class Gateway:
     """The application on the data port, for one event loop.
 
     Each of `over` gets the record of every call that is over, whatever became of it, shortly after. `begun`, if there
-    is one, gets it first, and may put another trace into it. They neither wait nor raise.
+    is one, gets it first, and may put another trace into it; it neither waits nor raises.
     """
 
     def __init__(
         self, passage: Passage, over: Sequence[Over], begun: Callable[[CallRecord], None] | None = None
     ) -> None:
         self._passage = passage
-        self._over = tuple(over)
         self._begun = begun
         self._watch = Watch()
-        self._ended: list[CallRecord] = []
+        self.ended = Ended(over)
         self.fast: FastPath | None = None
         """What takes calls past this application."""
 
@@ -65,22 +56,6 @@ class Gateway:
         """The keys are others: nothing that was verified is remembered any more."""
         if self.fast is not None:
             self.fast.forget()
-
-    def hand_on(self) -> None:
-        """Hand on what is over."""
-        ended, self._ended = self._ended, []
-        for over in self._over if ended else ():
-            over(ended)
-
-    def end(self, record: CallRecord) -> None:
-        """A call is over."""
-        record.ended = time.perf_counter_ns()
-        self._ended.append(record)
-        if len(self._ended) == 1:
-            self._watch.loop.call_later(HAND_ON_SECONDS, self.hand_on)
-        elif len(self._ended) == BATCH:
-            # Not within this call: what goes wrong there is not its concern.
-            self._watch.loop.call_soon(self.hand_on)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI scope."""
@@ -135,4 +110,4 @@ class Gateway:
                 raise
         finally:
             client.done()
-            self.end(record)
+            self.ended.add(record)

@@ -59,7 +59,7 @@ class FastPath:
 
     def __init__(self, wire: native.Wire, gateway: "Gateway", passage: Passage, server: HttpServer) -> None:
         self._wire = wire
-        self._gateway = gateway
+        self._ended = gateway.ended
         self._passage = passage
         self._server = server
         self._loop = asyncio.get_running_loop()
@@ -442,7 +442,7 @@ class FastPath:
 
     def _end(self, fast: FastCall) -> None:
         del self._calls[fast.call]
-        self._gateway.end(fast.record)
+        self._ended.add(fast.record)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

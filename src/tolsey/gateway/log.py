@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from tolsey.errors import Refusal
+from tolsey.gateway.log_line import Line
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.routes import Route
 
@@ -20,24 +21,6 @@ ATOMIC_BYTES: Final = 4096
 """A write of at most this many bytes to a pipe is not mixed with another worker's (POSIX, PIPE_BUF)."""
 MAX_REFUSAL_KEYS: Final = 1024
 """How many (prefix id, code) pairs are told apart between two flushes; further ones are counted together."""
-
-
-class Line(msgspec.Struct, omit_defaults=False, tag_field="event", tag="call", gc=False):
-    """The line for one call: `at` is nanoseconds since the epoch, `ms` how long the call took, the rest as in the
-    `CallRecord`.
-    """
-
-    at: int
-    method: str
-    path: str
-    tool: str | None
-    upstream: str
-    hold: str | None
-    status: int | None
-    cost: str | None
-    note: str
-    ms: float
-    trace: str | None
 
 
 class CallLog:
