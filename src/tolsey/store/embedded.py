@@ -2,9 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from tolsey.errors import CommitUnknown, LedgerFull, LedgerUnavailable
@@ -17,7 +16,7 @@ from tolsey.store.contract import Make, TallyRow
 from tolsey.store.kernel_sync import KernelSync
 from tolsey.store.sealing_sqlite import checkpoint
 from tolsey.store.sqlite import NOT_SYNCED, SqliteLedger
-from tolsey.store.sqlite_file import CLOSE_SECONDS, errors_of
+from tolsey.store.sqlite_file import CLOSE_SECONDS, ERRORS, unavailable
 from tolsey.token.chain import Account
 
 WAL_BYTES: Final = 8 * 1024 * 1024
@@ -29,15 +28,6 @@ it back in less time than a thread takes to be woken, and the loop has others to
 """
 
 _R = TypeVar("_R")
-
-
-@contextmanager
-def _doubt() -> Iterator[None]:
-    """What fails in here may have been kept all the same."""
-    try:
-        yield
-    except LedgerUnavailable as error:
-        raise CommitUnknown(error.detail, full=isinstance(error, LedgerFull)) from None
 
 
 class EmbeddedLedger:
@@ -83,23 +73,30 @@ class EmbeddedLedger:
 
     async def write(self, events: Sequence[Event]) -> list[Outcome]:
         """Run a group of events. While the disk syncs, the loop goes on."""
+        # No context managers here: each costs a group as much as an insert.
         await self._take_turn()
+        outcomes: list[Outcome] | None = None
         try:
-            outcomes = self._ledger.stage(events, self._now())
-            with _doubt():
+            try:
+                outcomes = self._ledger.stage(events, self._now())
                 self._ledger.commit()
-        finally:
-            self._ledger.turn.give()
-        if self._ledger.durability == "full":
-            with _doubt():
+            finally:
+                self._ledger.turn.give()
+            if self._ledger.durability == "full":
                 await self._sync()
+        except LedgerUnavailable as error:
+            if outcomes is None:
+                raise
+            # What was staged may have been kept all the same.
+            raise CommitUnknown(error.detail, full=isinstance(error, LedgerFull)) from None
         return outcomes
 
     async def _sync(self) -> None:
-        if self._syncs is not None:
-            with errors_of(NOT_SYNCED):
-                if await self._syncs.sync(self._ledger.wal.descriptor):
-                    return
+        try:
+            if self._syncs is not None and await self._syncs.sync(self._ledger.wal.descriptor):
+                return
+        except ERRORS as error:
+            raise unavailable(NOT_SYNCED, error) from None
         await self._in_thread(self._ledger.sync)
 
     async def _take_turn(self) -> None:
