@@ -21,6 +21,7 @@ MODULES = (
     "gateway/funds",
     "gateway/log",
     "gateway/native",
+    "gateway/plan",
     "gateway/record",
     "gateway/settling",
     "gateway/tallying",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.gateway.plans import Plan
+from tolsey.gateway.plan import Plan
 from tolsey.gateway.record import CallRecord
 from tolsey.ledger.events import Outcome, Reserve
 

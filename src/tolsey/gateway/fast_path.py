@@ -23,7 +23,8 @@ from tolsey.gateway.fast_call import FastCall
 from tolsey.gateway.funds import funds_lines, hold_header
 from tolsey.gateway.messages import lines_of
 from tolsey.gateway.passage import Passage
-from tolsey.gateway.plans import Plan, plan_of
+from tolsey.gateway.plan import Plan
+from tolsey.gateway.plans import plan_of
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.server import HttpServer
 from tolsey.gateway.settling import broken, resolution, unsent
@@ -61,6 +62,8 @@ class FastPath:
         self._wire = wire
         self._ended = gateway.ended
         self._passage = passage
+        self._book = passage.book
+        self._revocations = passage.revocations
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._routes = passage.routes
@@ -114,9 +117,8 @@ class FastPath:
 
     def cut_revoked(self) -> None:
         """Cut every call under way upstream whose token is revoked by now."""
-        revocations = self._passage.revocations
         for fast in tuple(self._calls.values()):
-            if revocations.revoked(fast.plan.chain) is not None:
+            if self._revocations.revoked(fast.plan.chain) is not None:
                 self._wire.cut(fast.call)
         self._go_on()
 
@@ -210,9 +212,9 @@ class FastPath:
                 self._once.clear()
             self._once.add(seen)
             flags = native.ONCE
-        flags |= native.HEAD_ONLY if plan.cleared.call.method == "HEAD" else 0
+        flags |= native.HEAD_ONLY if plan.method == "HEAD" else 0
         flags |= native.KEEP_ALIVE if plan.keep_alive else 0
-        flags |= native.ASK_ON_FAILURE if plan.cleared.quote.price.free_on_failure else 0
+        flags |= native.ASK_ON_FAILURE if plan.quote.price.free_on_failure else 0
         self._number = self._number % 0xFFFFFFFF + 1
         self._plans[self._number] = plan
         self._wire.remember(
@@ -259,35 +261,30 @@ class FastPath:
 
     def _stands(self, plan: Plan, now: int) -> bool:
         """Whether a call at the instant `now` (nanoseconds since the epoch) goes by a plan."""
-        passage = self._passage
-        if passage.routes is not plan.routes or (plan.ends is not None and now >= plan.ends):
+        if self._passage.routes is not plan.routes or (plan.ends is not None and now >= plan.ends):
             return False
-        return passage.revocations.refusal(plan.chain) is None
+        return self._revocations.refusal(plan.chain) is None
 
     def _ready(self, call: int, number: int, now: int) -> None:
         """A whole request: reserve what it costs."""
-        passage = self._passage
         plan = self._plan(number)
         if plan is None or not self._stands(plan, now):
             self._decide(call)
             return
-        attempt = plan.cleared.call
-        record = CallRecord(now, time.perf_counter_ns(), attempt.method, attempt.path, "http", plan.trace)
+        record = CallRecord(now, time.perf_counter_ns(), plan.method, plan.path, "http", plan.trace)
         record.route = plan.route
         record.chain = plan.chain
-        record.links = plan.chain.links
+        record.links = plan.links
         record.tags = plan.tags
         record.received = plan.size
         record.fast = True
-        accounts, counters, rates = plan.cleared.charge
-        nano = plan.cleared.quote.amount.nano if accounts else 0
-        hold = passage.new_hold(now)
-        until = now + plan.route.hold_ns
-        event = make(Reserve, (hold, accounts, nano, plan.note, counters, rates, None, until))
+        nano = plan.nano if plan.accounts else 0
+        what = (self._passage.new_hold(now), plan.accounts, nano, plan.note, plan.counters, plan.rates)
+        event = make(Reserve, (*what, None, now + plan.hold_ns))
         record.reserving = record.began
         fast = self._calls[call] = FastCall(call, plan, record, event, self._tell)
         try:
-            passage.book.reserve_for(event, fast)
+            self._book.reserve_for(event, fast)
         except LedgerUnavailable as error:
             fast.set_exception(error)
         self._watch()
@@ -306,8 +303,7 @@ class FastPath:
         for fast in told:
             outcome, record, plan = fast.outcome, fast.record, fast.plan
             if isinstance(outcome, Granted):
-                accounts, counters, _ = plan.cleared.charge
-                if accounts or counters:
+                if plan.accounts or plan.counters:
                     record.hold = fast.event.hold
                 funds = self._may_go(fast, outcome)
                 if funds is not None:
@@ -323,17 +319,17 @@ class FastPath:
 
     def _may_go(self, fast: FastCall, granted: Granted) -> bytes | None:
         """The lines about its money for the client of a call that is to be sent; None if it was refused instead."""
-        record, cleared = fast.record, fast.plan.cleared
-        revoked = self._passage.revocations.refusal(fast.plan.chain)
+        record, plan = fast.record, fast.plan
+        revoked = self._revocations.refusal(plan.chain)
         if revoked is not None:
             record.note = f"{revoked.detail} before the call was sent"
             self._settle(fast, sent=False)
             record.hold, record.note = None, ""
             self._deny(fast, revoked)
             return None
-        record.charge(cleared.quote.amount.nano, cleared.quote.price.unit)
+        record.charge(plan.nano, plan.unit)
         record.forwarded = time.perf_counter_ns()
-        return funds_lines(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
+        return funds_lines(record, granted, plan.unit, disclose_chain=self._passage.disclose_chain)
 
     def _forward(self, going: list[FastCall], lines: list[bytes]) -> None:
         went = self._wire.go([fast.call for fast in going], lines)
@@ -381,13 +377,13 @@ class FastPath:
     def _head(self, call: int, status: int) -> None:
         """An answer with headers that the wire has no rule for."""
         fast = self._calls[call]
-        upstream, cleared, record = fast.plan.upstream, fast.plan.cleared, fast.record
-        record.charge(cleared.quote.cost(status).nano, cleared.quote.price.unit)
+        record, plan, upstream = fast.record, fast.plan, fast.plan.upstream
+        record.charge(plan.quote.cost(status).nano, plan.unit)
         headers = header_rules.down(self._wire.answer_head(call), origin=upstream.origin, prefix=upstream.prefix)
         granted = fast.outcome
         if not isinstance(granted, Granted):
             raise AssertionError("what is under way was granted")
-        funds = funds_lines(record, cleared, granted, disclose_chain=self._passage.disclose_chain)
+        funds = funds_lines(record, granted, plan.unit, disclose_chain=self._passage.disclose_chain)
         self._wire.head(call, lines_of(headers) + funds)
 
     def _done(self, call: int, status: int, sent: int) -> None:
@@ -417,7 +413,7 @@ class FastPath:
         elif why in _CUTS:
             cut = _CUTS[why]
             record.note, record.fault = cut, LATE.get(cut)
-            revoked = self._passage.revocations.revoked(fast.plan.chain) if cut is Cut.REVOKED else None
+            revoked = self._revocations.revoked(fast.plan.chain) if cut is Cut.REVOKED else None
             refusal = revoked or Refusal("upstream_timeout", record.note)
         else:
             refusal = broken(record, native.BROKEN[why])
@@ -434,9 +430,9 @@ class FastPath:
     def _settle(self, fast: FastCall, *, sent: bool) -> None:
         record = fast.record
         if record.hold is not None:
-            quote, held = fast.plan.cleared.quote, fast.event.amount
+            quote, held = fast.plan.quote, fast.event.amount
             resolved = resolution(record, record.hold, quote, held, sent=sent, usage=None, kept=None)
-            self._passage.book.resolve(resolved)
+            self._book.resolve(resolved)
         elif record.status is None:
             record.nano = record.cost = None
 

@@ -19,23 +19,22 @@ def funds_headers(
         headers.append((b"tolsey-cost", record.cost.encode("ascii")))
     elif granted is not None and cleared is not None:
         # What a call that is metered costs is not known before its end (RULES.md M13).
-        headers.append((b"tolsey-quote", money(granted.amount, cleared).encode("ascii")))
+        headers.append((b"tolsey-quote", _money(granted.amount, cleared).encode("ascii")))
     # The least that is left on the chain may be an ancestor's to know (RULES.md M15).
     if granted is not None and cleared is not None and granted.remaining is not None and disclose_chain:
-        headers.append((b"tolsey-remaining", money(granted.remaining, cleared).encode("ascii")))
+        headers.append((b"tolsey-remaining", _money(granted.remaining, cleared).encode("ascii")))
     return headers
 
 
-def funds_lines(record: CallRecord, cleared: "Cleared", granted: Granted, *, disclose_chain: bool) -> bytes:
-    """The same of a call with a flat price, as it is written."""
+def funds_lines(record: CallRecord, granted: Granted, unit: str, *, disclose_chain: bool) -> bytes:
+    """The same of a call with a flat price in `unit`, as it is written."""
     hold = f"tolsey-hold: {record.hold}\r\n" if record.hold else ""
     told = granted.remaining is not None and disclose_chain
-    remaining = f"tolsey-remaining: {money(granted.remaining or 0, cleared)}\r\n" if told else ""
+    remaining = f"tolsey-remaining: {format_nano(granted.remaining or 0)} {unit}\r\n" if told else ""
     return f"{hold}tolsey-cost: {record.cost}\r\n{remaining}".encode("ascii")
 
 
-def money(nano: int, cleared: "Cleared") -> str:
-    """An amount in the unit of a call's price."""
+def _money(nano: int, cleared: "Cleared") -> str:
     return f"{format_nano(nano)} {cleared.quote.price.unit}"
 
 

@@ -9,7 +9,6 @@ there is none, and it takes the passage.
 from typing import Final
 
 import httptools
-import msgspec
 
 from tolsey.call import Call
 from tolsey.errors import Refusal
@@ -17,41 +16,17 @@ from tolsey.gateway.approving import is_approval
 from tolsey.gateway.messages import Cleared, add_length, headers_up, note_of, target_of
 from tolsey.gateway.own import OWN_PREFIX
 from tolsey.gateway.passage import Passage
+from tolsey.gateway.plan import Plan
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.repeats import key_of
 from tolsey.gateway.request import Request, call_of, read_request
-from tolsey.gateway.routes import Mode, Route, Routes
+from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.server import MAX_HEADERS, scope_of
-from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
 from tolsey.pricing.tariff import Tariff
-from tolsey.token.chain import Chain
-from tolsey.token.clearing import ends_of
-from tolsey.token.tags import Tags
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
-
-
-class Plan(msgspec.Struct, frozen=True, gc=False):
-    """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
-    charged as `cleared` says. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch; None:
-    always), while `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is
-    good for a next request.
-    """
-
-    routes: Routes
-    route: Route
-    upstream: Upstream
-    head: bytes
-    cleared: Cleared
-    chain: Chain
-    ends: int | None
-    trace: Trace | None
-    tags: Tags
-    note: str
-    size: int
-    keep_alive: bool
 
 
 def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
@@ -89,12 +64,11 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         upstream.head(request.method, target_of(request), headers, b"\r\n"),
         cleared,
         cleared.chain,
-        ends_of(cleared.chain),
         request.trace,
         record.tags,
         note_of(record),
         request.size,
-        reader.keep_alive,
+        keep_alive=reader.keep_alive,
     )
 
 
