@@ -90,7 +90,8 @@ def parse_budget(text: str) -> Budget:
 
 def format_nano(nano: int) -> str:
     """Write nano-units as a plain decimal: no exponent, no trailing zeros, no unit (`60000000` → `"0.06"`)."""
-    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
-    whole, fraction = divmod(nano, NANO)
+    if nano < 0:
+        return f"-{format_nano(-nano)}"
+    fraction = nano % NANO
     # The digits of 10⁹ + n after the first are n's, filled up with zeros.
-    return f"{sign}{whole}.{str(NANO + fraction)[1:].rstrip('0')}" if fraction else f"{sign}{whole}"
+    return f"{nano // NANO}.{str(NANO + fraction)[1:].rstrip('0')}" if fraction else str(nano // NANO)

@@ -185,12 +185,21 @@ class _OfRoute:
         yield Row(ADDED.name, (route,), self.added)
 
 
-class _Tagged:
-    """Calls and spend (nano-units by unit) by tag, of so many tags."""
+class _OfTag:
+    """What is counted of one tag: calls, and spend in nano-units by unit."""
+
+    __slots__ = ("calls", "spend")
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[str, str], int] = {}
-        self._spend: dict[tuple[str, str, str], int] = {}
+        self.calls = 0
+        self.spend: dict[str, int] = {}
+
+
+class _Tagged:
+    """Calls and spend by tag, of so many tags."""
+
+    def __init__(self) -> None:
+        self._tags: dict[tuple[str, str], _OfTag] = {}
 
     def count(self, record: CallRecord) -> None:
         self._count((TEAM, record.team), record)
@@ -199,19 +208,21 @@ class _Tagged:
                 self._count(tag, record)
 
     def _count(self, key: tuple[str, str], record: CallRecord) -> None:
-        calls = self._calls.get(key)
-        if calls is None and len(self._calls) >= MAX_TAGGED:
-            key = (OTHER, OTHER)
-            calls = self._calls.get(key)
-        self._calls[key] = (calls or 0) + 1
+        found = self._tags.get(key)
+        if found is None:
+            if len(self._tags) >= MAX_TAGGED:
+                key = (OTHER, OTHER)
+            found = self._tags.setdefault(key, _OfTag())
+        found.calls += 1
         if record.nano is not None:
-            spent = (*key, record.unit)
-            self._spend[spent] = self._spend.get(spent, 0) + record.nano
+            found.spend[record.unit] = found.spend.get(record.unit, 0) + record.nano
 
     def rows(self) -> Iterator[Row]:
         """All of it."""
-        yield from (Row(TAGGED_CALLS.name, key, [count]) for key, count in self._calls.items())
-        yield from (Row(TAGGED_SPEND.name, key, [nano]) for key, nano in self._spend.items())
+        for key, found in self._tags.items():
+            yield Row(TAGGED_CALLS.name, key, [found.calls])
+            for unit, nano in found.spend.items():
+                yield Row(TAGGED_SPEND.name, (*key, unit), [nano])
 
 
 class Counts:
