@@ -19,8 +19,8 @@ from tolsey.units import format_nano
 OPERATORS: Final = 0
 """The log of everything that no gateway process wrote: commands, the supervisor, the admin API."""
 
-
-_EMPTY: Final = sha256()
+EMPTY: Final = sha256()
+"""Of nothing yet, to be copied: to make a new one costs more than to hash a body with it."""
 
 
 class Head(NamedTuple):
@@ -57,11 +57,15 @@ def genesis(ledger: str, log: int) -> bytes:
 
 def follow(before: bytes, body: bytes) -> bytes:
     """The seal of an entry behind one whose seal is `before`."""
-    # Copies of one that is empty: to make a new one costs more than to hash with it.
-    digest = _EMPTY.copy()
+    digest = EMPTY.copy()
     digest.update(body)
-    seal = _EMPTY.copy()
-    seal.update(before + digest.digest())
+    return follow_digest(before, digest.digest())
+
+
+def follow_digest(before: bytes, digest: bytes) -> bytes:
+    """The same by the digest of the body."""
+    seal = EMPTY.copy()
+    seal.update(before + digest)
     return seal.digest()
 
 
@@ -96,23 +100,39 @@ def body(
     """The body of the entry at `place` (from 1 on) in `log`. `at` is a `stamp`, `until` nanoseconds, `amount` in
     nano-units of `unit`; `chain` is the money's, `counters` that of who counts the calls, `config` the generation.
     """
-    # By hand, as it is in the way of every call.
+    return beginning(at, chain, counters, amount, config) + end(log, place, kind, hold, unit, until, note)
+
+
+# By hand, and in two parts: many entries of a group begin alike, and then that is written and hashed once.
+
+
+def beginning(at: str, chain: str, counters: str, amount: int, config: str | None) -> bytes:
+    """A body up to its hold."""
+    before, behind = _frame(amount, chain, config, counters)
+    return f"{before}{at}{behind}".encode()
+
+
+def end(log: int, place: int, kind: str, hold: str | None, unit: str | None, until: int | None, note: str) -> bytes:
+    """A body from its hold on."""
     until_text = "null" if until is None else _until(until)
-    before_at, before_hold, end = _frame(amount, chain, config, counters, unit)
     return (
-        f'{before_at}{at}{before_hold}{"null" if hold is None else quote(hold)},"kind":"{kind}","log":{log}'
-        f',"note":{quote(note)},"place":{place}{end}{until_text}}}'
+        f'{"null" if hold is None else quote(hold)},"kind":"{kind}","log":{log},"note":{quote(note)}'
+        f',"place":{place},"unit":{_unit(unit)},"until":{until_text}}}'
     ).encode()
 
 
 @lru_cache(maxsize=1024)
-def _frame(amount: int, chain: str, config: str | None, counters: str, unit: str | None) -> tuple[str, str, str]:
-    """What is the same in the bodies of many calls: all up to the time, from there to the hold, and before `until`."""
+def _frame(amount: int, chain: str, config: str | None, counters: str) -> tuple[str, str]:
+    """What is the same in the beginnings of many bodies: all up to the time, and from there on."""
     return (
         f'{{"amount":"{format_nano(amount)}","at":"',
         f'","chain":{chain},"config":{_text(config)},"counters":{counters},"hold":',
-        f',"unit":{_text(unit)},"until":',
     )
+
+
+@lru_cache(maxsize=64)
+def _unit(unit: str | None) -> str:
+    return _text(unit)
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from tolsey.audit.seal import NO_CHAIN, OPERATORS, Head, account_text, body, chain_text, follow, stamp, unit_of
+from tolsey.audit.seal import (
+    EMPTY,
+    NO_CHAIN,
+    OPERATORS,
+    Head,
+    account_text,
+    beginning,
+    body,
+    chain_text,
+    end,
+    follow,
+    follow_digest,
+    stamp,
+    unit_of,
+)
 from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Entry, Key
@@ -65,15 +79,23 @@ class Sealer:
         place, seal = head
         sealed = []
         moment, at_text = -1, ""
+        # The digests of the beginnings of this instant's bodies: of a group most begin alike.
+        begun: dict[tuple[str, str, int], Any] = {}
         for kind, at, hold, leaf, amount, _, note, counter, until in entries:
             place += 1
             if at != moment:
                 moment, at_text = at, stamp(at)
+                begun.clear()
             chain = NO_CHAIN if leaf is None else chains[leaf]
             counters = NO_CHAIN if counter is None else chains[counter]
+            first = begun.get((chain, counters, amount))
+            if first is None:
+                first = begun[chain, counters, amount] = EMPTY.copy()
+                first.update(beginning(at_text, chain, counters, amount, generation))
+            digest = first.copy()
             unit = unit_of(kind, None if leaf is None else leaf[1])
-            text = body(log, place, at_text, kind, hold, chain, counters, unit, amount, until, generation, note)
-            seal = follow(seal, text)
+            digest.update(end(log, place, kind, hold, unit, until, note))
+            seal = follow_digest(seal, digest.digest())
             sealed.append((place, seal))
         self._log, self._head = log, Head(place, seal)
         return sealed
