@@ -23,18 +23,12 @@ from mypy_extensions import mypyc_attr
 from tolsey.errors import LedgerMissing, LedgerRefused, LedgerUnavailable
 from tolsey.ledger.books import Balance, Hold
 from tolsey.ledger.events import (
-    Conflict,
     Entry,
     Event,
     Expire,
-    Extend,
-    Granted,
     Key,
     Kind,
     Outcome,
-    Reserve,
-    Settle,
-    Shortfall,
 )
 from tolsey.ledger.rules import apply
 from tolsey.store.contract import TALLIED_HOURS, TallyRow
@@ -201,7 +195,7 @@ class SqliteLedger:
                 at = self._last_at = max(now, self._last_at)
                 self._rows.load(self._db, events, at, trusting=attempt == 1)
                 outcomes = [apply(self._rows.books, event, at=at, owner=self.owner) for event in events]
-                if attempt == 1 and self._is_hasty(events, outcomes):
+                if attempt == 1 and self._rows.is_hasty(self._db, events, outcomes):
                     self.roll_back()
                     continue
                 self._rows.write(self._db, at, self.config)
@@ -217,22 +211,6 @@ class SqliteLedger:
                 self.roll_back()
                 raise
         raise AssertionError("unreachable")
-
-    def _is_hasty(self, events: Sequence[Event], outcomes: Sequence[Outcome]) -> bool:
-        """Whether an answer may be another once everything is read: a reserve was refused whose id was granted before,
-        or something was refused on a hold that is remembered as open, and may not be so any more.
-        """
-        holds = self._rows.books.holds
-        refused = []
-        for event, outcome in zip(events, outcomes, strict=True):
-            if isinstance(event, Reserve):
-                if not isinstance(outcome, Granted) and event.hold not in holds:
-                    refused.append(event.hold)
-            elif isinstance(outcome, Conflict | Shortfall) and isinstance(event, Extend | Settle):
-                return True
-        if refused:
-            self._rows.load_holds(self._db, refused)
-        return any(hold in holds for hold in refused)
 
     def commit(self) -> None:
         """Commit the staged group; it is durable after `sync`. Raises `LedgerUnavailable`; then whether it was kept is

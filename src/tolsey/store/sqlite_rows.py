@@ -16,16 +16,25 @@ from tolsey.ledger.events import (
     Annul,
     Claim,
     Claimed,
+    Conflict,
     Entry,
     Event,
+    Expire,
+    Extend,
     Grant,
+    Granted,
     Key,
     Kind,
     Observe,
     Open,
+    Outcome,
     Pay,
     Refund,
     Reserve,
+    Resolved,
+    Settle,
+    Shortfall,
+    Void,
     are_of_calls,
     openers_of,
 )
@@ -43,8 +52,10 @@ CACHED_BALANCES: Final = 16_384
 """How many balances, windows and rates stay in memory between groups, each."""
 
 # Here, since a union that is written where it is used is made anew each time.
-_WITHOUT_HOLD: Final = (Open, Grant, Observe, Pay)
 _CORRECTIONS: Final = (Refund, Annul)
+_AS_ASKED: Final = (Granted, Resolved)
+# Those that come with every call first, as they are looked for in this order.
+_OF_A_HOLD: Final = (Settle, Void, Extend, Expire, *_CORRECTIONS)
 
 _ANCESTRY: Final = """
     WITH RECURSIVE up (id, unit, parent, d) AS (
@@ -155,14 +166,14 @@ class Rows:
         taken to be new.
         """
         holds = self.books.holds
-        unknown = [
-            event.hold
-            for event in events
-            if not isinstance(event, _WITHOUT_HOLD)
-            and not (trusting and isinstance(event, Reserve))
+        unknown: list[str] = []
+        for event in events:
+            if isinstance(event, Reserve):
+                if not trusting and event.hold not in holds:
+                    unknown.append(event.hold)
             # What an operator corrects may have been resolved by anybody.
-            and (event.hold not in holds or isinstance(event, _CORRECTIONS))
-        ]
+            elif isinstance(event, _OF_A_HOLD) and (event.hold not in holds or isinstance(event, _CORRECTIONS)):
+                unknown.append(event.hold)
         if unknown:
             self.load_holds(db, unknown)
         wanted: dict[Key, None] = {}
@@ -175,6 +186,13 @@ class Rows:
                     self._load_rates(db, [rate.id for rate in event.rates])
                     if event.claim is not None:
                         self._load_claims(db, "scope = ? AND key = ?", event.claim[:2])
+            elif isinstance(event, _OF_A_HOLD):
+                hold = holds.get(event.hold)
+                if hold is not None:
+                    self._want(hold.chain, wanted)
+                    self._want(hold.counters, wanted)
+                    if hold.claim is not None:
+                        self._load_claims(db, "hold = ?", (hold.id,))
             elif isinstance(event, Open):
                 wanted[event.account[:2]] = None
             elif isinstance(event, Pay):
@@ -188,12 +206,6 @@ class Rows:
                 for account in event.accounts + event.counters:
                     wanted[account[:2]] = None
                 self._load_rates(db, [RATE_PREFIX + rate.id for rate in event.rates])
-            elif event.hold in holds:
-                hold = holds[event.hold]
-                self._want(hold.chain, wanted)
-                self._want(hold.counters, wanted)
-                if hold.claim is not None:
-                    self._load_claims(db, "hold = ?", (hold.id,))
         current = self._current
         missing = [key for key in wanted if key not in current]
         if missing:
@@ -201,6 +213,25 @@ class Rows:
             current.update(missing)
         if self._periodic:
             self._load_windows(db, events, at)
+
+    def is_hasty(self, db: sqlite3.Connection, events: Sequence[Event], outcomes: Sequence[Outcome]) -> bool:
+        """Whether an answer that was made trusting may be another once everything is read: a reserve was refused whose
+        id was granted before, or something was refused on a hold that is remembered as open, and may not be so any
+        more.
+        """
+        holds = self.books.holds
+        refused = []
+        for event, outcome in zip(events, outcomes, strict=True):
+            if isinstance(outcome, _AS_ASKED):
+                continue
+            if isinstance(event, Reserve):
+                if event.hold not in holds:
+                    refused.append(event.hold)
+            elif isinstance(outcome, Conflict | Shortfall) and isinstance(event, Extend | Settle):
+                return True
+        if refused:
+            self.load_holds(db, refused)
+        return any(hold in holds for hold in refused)
 
     def _load_accounts(self, db: sqlite3.Connection, missing: Sequence[Key]) -> None:
         """Read accounts; of those that were read before, only what changes."""
