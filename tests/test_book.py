@@ -4,15 +4,17 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 
 from tests.books import ROOT, TEAM, Ticks, book_on, granted, later, texts, unavailable, until, waiting_commit, where
 from tests.ledgers import Child, Ledgers, journal, open_holds, purse, say, stands
 from tests.reading import fsck
+from tests.simulation_loop import Loop
 from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Granted, Reserve, Settle, Void
-from tolsey.store.book import Book
+from tolsey.store.book import RESOLVE_SECONDS, Book
 from tolsey.store.owners import Turn
 from tolsey.store.reports import Checked
 from tolsey.store.sqlite_file import Durability
@@ -31,6 +33,29 @@ async def test_a_call_from_reserve_to_settle(ledgers: Ledgers, ledger: FaultyLed
     assert say(await book.reserve(Reserve("h3", TEAM, 0))) == "conflict"
     assert book.problem is None
     assert len(ledger.committed) == 4
+
+
+def test_a_resolution_waits_for_the_next_reserve(ledgers: Ledgers) -> None:
+    """As long as any: with a group of its own each would keep the reserves behind it waiting."""
+    ledger = ledgers.open("o1", durability="normal")
+    times: list[float] = []
+
+    async def calls() -> None:
+        book = book_on(ledgers, ledger)
+        before = len(ledger.committed)
+        for n in range(20):
+            await book.reserve(Reserve(f"h{n}", ROOT, 1))
+            await asyncio.sleep(RESOLVE_SECONDS / 5)
+            book.resolve(Settle(f"h{n}", 1))
+            await asyncio.sleep(RESOLVE_SECONDS / 5)
+        assert len(ledger.committed) - before == 20, "each reserve with the settle before it"
+        since = asyncio.get_running_loop().time()
+        while len(ledger.committed) - before == 20:  # noqa: ASYNC110 - the loop is simulated, and nobody waits
+            await asyncio.sleep(RESOLVE_SECONDS / 50)
+        times.append(asyncio.get_running_loop().time() - since)
+
+    Loop(Random(1)).run(calls())
+    assert times[0] == pytest.approx(RESOLVE_SECONDS * 4 / 5, abs=RESOLVE_SECONDS / 25), "and the last alone, in time"
 
 
 async def test_a_lone_reserve_waits_for_no_timer(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:

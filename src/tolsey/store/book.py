@@ -33,6 +33,9 @@ BACKOFF_SECONDS: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
 RESOLVE_SECONDS = 0.005
 """How long resolutions wait for a reserve."""
 
+_TICK_SECONDS = 0.001
+"""What uvloop's clock tells apart: to wait for less is not to wait."""
+
 OBSERVE_SECONDS = 0.5
 """How long observed calls wait for others."""
 
@@ -82,7 +85,8 @@ class Book:
         self._committed = committed
         self._reserves: list[tuple[Reserve | Extend | Pay, Waiting]] = []
         self._resolutions: list[Settle | Void] = []
-        self._due = False
+        self._due = self._armed = False
+        self._due_at = 0.0
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._observed: list[tuple[Observe, Callable[[Outcome | None], object]]] = []
         self._observing = False
@@ -130,11 +134,20 @@ class Book:
         """
         self._resolutions.append(event)
         if len(self._resolutions) == 1:
-            self._loop.call_later(RESOLVE_SECONDS, self._wake_to_resolve)
+            self._due_at = self._loop.time() + RESOLVE_SECONDS
+            if not self._armed:
+                self._armed = True
+                self._loop.call_later(RESOLVE_SECONDS, self._wake_to_resolve)
 
     def _wake_to_resolve(self) -> None:
-        self._due = True
-        self._wake()
+        """Those that the timer was for may have been written, and others be waiting since."""
+        left = self._due_at - self._loop.time()
+        self._armed = bool(self._resolutions) and left >= _TICK_SECONDS
+        if self._armed:
+            self._loop.call_later(left, self._wake_to_resolve)
+        elif self._resolutions:
+            self._due = True
+            self._wake()
 
     def observe(self, event: Observe, seen: Callable[[Outcome | None], object]) -> None:
         """Hand over an observed call; `seen` gets its outcome, or None where it was not written.
