@@ -51,13 +51,18 @@ def purse(text: str, unit: str = "USD") -> tuple[Account, ...]:
     return tuple(accounts)
 
 
-def unseal(db: sqlite3.Connection) -> None:
-    """Undo the schema's step to the seal and those after it, as a ledger of before has it."""
+def two_indexes(db: sqlite3.Connection) -> None:
+    """Undo the schema's step to one index of what opens and closes holds."""
     db.execute("DROP INDEX entry_hold")
     db.execute("CREATE UNIQUE INDEX entry_reserve ON entry (hold) WHERE kind = 'reserve'")
     db.execute(
         "CREATE UNIQUE INDEX entry_resolution ON entry (hold) WHERE kind = 'settle' OR kind = 'void' OR kind = 'expire'"
     )
+
+
+def unseal(db: sqlite3.Connection) -> None:
+    """Undo the schema's step to the seal and those after it, as a ledger of before has it."""
+    two_indexes(db)
     for table in ("alert", "checkpoint", "checkpointed", "gap"):
         db.execute(f"DROP TABLE {table}")
     columns = (("account", "opened_by"), ("account", "seen_at"), ("owner", "entries"), ("owner", "head"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledgers import Ledgers, database, purse
+from tests.ledgers import Ledgers, database, purse, two_indexes
 from tests.postgres import Gateways
 from tolsey.ledger.events import Event, Grant, Open, Outcome, Refund, Reserve, Settle
 from tolsey.ledger.tallies import MAX_REFUSED, Tallies
@@ -177,6 +177,7 @@ def test_an_older_ledger_learns_from_its_journal(tmp_path: Path) -> None:
     with Ledgers(path) as ledgers:
         ledgers.open().run([Open(ROOT[0], "minted by alice"), Reserve("h1", TEAM, 5)], 5)
     with database(path, lawless=True) as db:
+        two_indexes(db)
         db.execute("ALTER TABLE account DROP COLUMN opened_by")
         db.execute("ALTER TABLE account DROP COLUMN seen_at")
         db.execute("UPDATE ledger SET version = 9")
