@@ -97,8 +97,8 @@ def _wire() -> Finding:
     except OSError as error:
         return Finding("fast path", "warning", f"the compiled wire cannot be used: {error}", REBUILD)
     if os.environ.get(OFF):
-        return Finding("fast path", "note", f"{OFF} is set: a call takes three times the processor time", f"unset {OFF}")
-    return Finding("fast path", "note", "the wire was not compiled: a call takes three times the processor time", REBUILD)
+        return Finding("fast path", "note", f"{OFF} is set: a call takes thrice the processor time", f"unset {OFF}")
+    return Finding("fast path", "note", "the wire was not compiled: a call takes thrice the processor time", REBUILD)
 
 
 def is_compiled() -> bool:
