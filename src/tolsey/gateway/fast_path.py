@@ -278,9 +278,9 @@ class FastPath:
         record.tags = plan.tags
         record.received = plan.size
         record.fast = True
+        hold, until = self._passage.new_hold(now), now + plan.hold_ns
         nano = plan.nano if plan.accounts else 0
-        what = (self._passage.new_hold(now), plan.accounts, nano, plan.note, plan.counters, plan.rates)
-        event = make(Reserve, (*what, None, now + plan.hold_ns))
+        event = make(Reserve, (hold, plan.accounts, nano, plan.note, plan.counters, plan.rates, None, until))
         record.reserving = record.began
         fast = self._calls[call] = FastCall(call, plan, record, event, self._tell)
         try:
@@ -328,14 +328,17 @@ class FastPath:
             self._deny(fast, revoked)
             return None
         record.charge(plan.nano, plan.unit)
-        record.forwarded = time.perf_counter_ns()
         return funds_lines(record, granted, plan.unit, disclose_chain=self._passage.disclose_chain)
 
     def _forward(self, going: list[FastCall], lines: list[bytes]) -> None:
+        """Send calls, each with the lines for its client."""
         went = self._wire.go([fast.call for fast in going], lines)
+        now = time.perf_counter_ns()
         for fast, sent in zip(going, went, strict=True):
-            if not sent:
-                fast.record.note, fast.record.forwarded = "the caller went away before the call was sent", 0
+            if sent:
+                fast.record.forwarded = now
+            else:
+                fast.record.note = "the caller went away before the call was sent"
                 self._settle(fast, sent=False)
                 self._end(fast)
 
