@@ -1,54 +1,58 @@
 """What is known of a request before it comes again: see `plans`, which makes one."""
 
+from dataclasses import dataclass, field
+
 from tolsey.gateway.messages import Cleared
 from tolsey.gateway.routes import Route, Routes
 from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import Upstream
-from tolsey.token.chain import Chain
+from tolsey.pricing.tariff import Quote
+from tolsey.token.chain import Account, Chain, Link, Rate
 from tolsey.token.clearing import ends_of
 from tolsey.token.tags import Tags
 
 
+@dataclass(slots=True, eq=False)
 class Plan:
     """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, and the call is
-    charged as `cleared` says, all of which every call asks for is at hand: `accounts`, `counters`, `rates`, and the
-    price, `nano` nano-units of `unit`. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch;
-    None: always), while `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection
-    is good for a next request. It does not change.
+    charged as `cleared` says. It stands under `routes`, until the instant `ends` (nanoseconds since the epoch; None:
+    always), while `chain` is not revoked. `size` is that of the body, in bytes; with `keep_alive` the connection is
+    good for a next request. It does not change.
+
+    What every call asks for stands beside what it is a part of: what it is charged to, its price, `nano` nano-units of
+    `unit`, and for how many nanoseconds it may be held.
     """
 
-    def __init__(
-        self,
-        routes: Routes,
-        route: Route,
-        upstream: Upstream,
-        head: bytes,
-        cleared: Cleared,
-        chain: Chain,
-        trace: Trace | None,
-        tags: Tags,
-        note: str,
-        size: int,
-        *,
-        keep_alive: bool,
-    ) -> None:
-        self.routes = routes
-        self.route = route
-        self.upstream = upstream
-        self.head = head
-        self.cleared = cleared
-        self.chain = chain
-        self.links = chain.links
-        self.ends = ends_of(chain)
-        self.trace = trace
-        self.tags = tags
-        self.note = note
-        self.size = size
-        self.keep_alive = keep_alive
-        self.method = cleared.call.method
-        self.path = cleared.call.path
-        self.accounts, self.counters, self.rates = cleared.charge
-        self.quote = cleared.quote
-        self.nano = cleared.quote.amount.nano
-        self.unit = cleared.quote.price.unit
-        self.hold_ns = route.hold_ns
+    routes: Routes
+    route: Route
+    upstream: Upstream
+    head: bytes
+    cleared: Cleared
+    chain: Chain
+    trace: Trace | None
+    tags: Tags
+    note: str
+    size: int
+    keep_alive: bool
+    ends: int | None = field(init=False)
+    links: tuple[Link, ...] = field(init=False)
+    method: str = field(init=False)
+    path: str = field(init=False)
+    accounts: tuple[Account, ...] = field(init=False)
+    counters: tuple[Account, ...] = field(init=False)
+    rates: tuple[Rate, ...] = field(init=False)
+    quote: Quote = field(init=False)
+    nano: int = field(init=False)
+    unit: str = field(init=False)
+    hold_ns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends = ends_of(self.chain)
+        self.links = self.chain.links
+        self.method = self.cleared.call.method
+        self.path = self.cleared.call.path
+        self.accounts, self.counters, self.rates = self.cleared.charge
+        self.quote = self.cleared.quote
+        self.nano = self.quote.amount.nano
+        self.unit = self.quote.price.unit
+        self.hold_ns = self.route.hold_ns
