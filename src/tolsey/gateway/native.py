@@ -115,7 +115,6 @@ class Wire:
             raise OSError("the system gives no epoll descriptor")
         self._go = library.tolsey_wire_go
         self._events = ctypes.create_string_buffer(_EVENT.size * _MOST_EVENTS)
-        self._went = ctypes.create_string_buffer(_MOST_EVENTS)
         self._view = memoryview(self._events).cast("B")
 
     @classmethod
@@ -212,13 +211,11 @@ class Wire:
         has a 0 for each call that is gone.
         """
         # All at once, since to call across costs as much as to send.
-        count = len(calls)
-        if count > len(self._went):
-            self._went = ctypes.create_string_buffer(2 * count)
+        went = ctypes.create_string_buffer(len(calls))
         lengths = array("I", [len(extra) for extra in extras]).tobytes()
         lines = b"".join(extras)
-        self._go(self._wire, array("Q", calls).tobytes(), lengths, count, lines, len(lines), self._went)
-        return bytes(memoryview(self._went)[:count])
+        self._go(self._wire, array("Q", calls).tobytes(), lengths, len(calls), lines, len(lines), went)
+        return went.raw
 
     def connected(self, call: int, destination: int, connection: socket.socket) -> None:
         """A connection for a call that wants one."""

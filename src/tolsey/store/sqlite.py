@@ -77,7 +77,6 @@ class SqliteLedger:
     ) -> None:
         """Open the file, or make it with id `new_id`. Raises `LedgerRefused` or `LedgerUnavailable`."""
         self.path = path
-        self._name = os.fspath(path)
         self.durability = durability
         self.owner = 0
         self.owner_id = ""
@@ -252,7 +251,7 @@ class SqliteLedger:
         self._forget()
 
     def _begin(self) -> None:
-        if identity(self._name) != self._file:
+        if identity(self.path) != self._file:
             raise LedgerUnavailable("the ledger's file was moved or replaced while it was in use; restart the gateway")
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA data_version").fetchone()[0]

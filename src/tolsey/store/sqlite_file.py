@@ -103,7 +103,7 @@ def errors_of(what: str) -> Iterator[None]:
         raise unavailable(what, error) from None
 
 
-def identity(path: str | Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
     """Which file is at the path at this moment, whatever its name was before; None for none."""
     try:
         found = os.stat(path)
