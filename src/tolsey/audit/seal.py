@@ -103,21 +103,21 @@ def body(
     return beginning(at, chain, counters, amount, config) + end(log, place, kind, hold, unit, until, note)
 
 
-# By hand, and in two parts: many entries of a group begin alike, and then that is written and hashed once.
-
-
 def beginning(at: str, chain: str, counters: str, amount: int, config: str | None) -> bytes:
-    """A body up to its hold."""
+    """A `body` up to its hold, with `amount` in nano-units. Many entries of a group have it in common, so that it can
+    be written and hashed once for all of them.
+    """
+    # By hand, as it is in the way of every call; so is the end.
     before, behind = _frame(amount, chain, config, counters)
     return f"{before}{at}{behind}".encode()
 
 
 def end(log: int, place: int, kind: str, hold: str | None, unit: str | None, until: int | None, note: str) -> bytes:
-    """A body from its hold on."""
+    """A `body` from its hold on, with `until` in nanoseconds."""
     until_text = "null" if until is None else _until(until)
     return (
         f'{"null" if hold is None else quote(hold)},"kind":"{kind}","log":{log},"note":{quote(note)}'
-        f',"place":{place},"unit":{_unit(unit)},"until":{until_text}}}'
+        f',"place":{place},"unit":{_text(unit)},"until":{until_text}}}'
     ).encode()
 
 
@@ -128,11 +128,6 @@ def _frame(amount: int, chain: str, config: str | None, counters: str) -> tuple[
         f'{{"amount":"{format_nano(amount)}","at":"',
         f'","chain":{chain},"config":{_text(config)},"counters":{counters},"hold":',
     )
-
-
-@lru_cache(maxsize=64)
-def _unit(unit: str | None) -> str:
-    return _text(unit)
 
 
 @lru_cache(maxsize=64)

@@ -74,24 +74,21 @@ class Sealer:
         self._chains[chain[-1][:2]] = chain_text(account_text(a.id, a.label, a.limit, a.period, a.unit) for a in chain)
 
     def seal(self, head: Head, entries: Sequence[Entry], log: int, config: int | None) -> list[tuple[int, bytes]]:
-        """The place and the seal of each of these entries, which follow `head` in the log."""
+        """The place and the seal of each of these entries of one instant, which follow `head` in the log."""
         chains, generation = self._chains, self.configs[config]
         place, seal = head
         sealed = []
-        moment, at_text = -1, ""
-        # The digests of the beginnings of this instant's bodies: of a group most begin alike.
+        at = stamp(entries[0].at)
+        # The digests of the beginnings of bodies: of a group most begin alike.
         begun: dict[tuple[str, str, int], Any] = {}
-        for kind, at, hold, leaf, amount, _, note, counter, until in entries:
+        for kind, _, hold, leaf, amount, _, note, counter, until in entries:
             place += 1
-            if at != moment:
-                moment, at_text = at, stamp(at)
-                begun.clear()
             chain = NO_CHAIN if leaf is None else chains[leaf]
             counters = NO_CHAIN if counter is None else chains[counter]
             first = begun.get((chain, counters, amount))
             if first is None:
                 first = begun[chain, counters, amount] = EMPTY.copy()
-                first.update(beginning(at_text, chain, counters, amount, generation))
+                first.update(beginning(at, chain, counters, amount, generation))
             digest = first.copy()
             unit = unit_of(kind, None if leaf is None else leaf[1])
             digest.update(end(log, place, kind, hold, unit, until, note))

@@ -51,7 +51,9 @@ _SEAL: Final = """
 async def seal(
     db: "Db", sealer: Sealer, entries: Sequence[Entry], balances: Mapping[Key, Balance], config: int | None
 ) -> list[tuple[int, bytes]]:
-    """The place and the seal of each of these entries, all of one owner, which are to be written with the new head."""
+    """The place and the seal of each of these entries, all of one owner and one instant, which are to be written with
+    the new head.
+    """
     log = entries[0].owner
     for key in sealer.wants(entries, balances):
         sealer.learn([Account(*row) for row in await db.fetch(CHAIN, *key)])

@@ -43,8 +43,8 @@ def seal(
     balances: Mapping[Key, Balance],
     config: int | None,
 ) -> list[tuple[int, bytes]]:
-    """The place and the seal of each of these entries, all of one owner, which are to be written; the head of the log
-    is.
+    """The place and the seal of each of these entries, all of one owner and one instant, which are to be written; the
+    head of the log is.
     """
     log = entries[0].owner
     for key in sealer.wants(entries, balances):
