@@ -85,8 +85,8 @@ class Book:
         self._committed = committed
         self._reserves: list[tuple[Reserve | Extend | Pay, Waiting]] = []
         self._resolutions: list[Settle | Void] = []
-        self._due = self._armed = False
         self._due_at = 0.0
+        self._armed = False
         self._reads: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._observed: list[tuple[Observe, Callable[[Outcome | None], object]]] = []
         self._observing = False
@@ -141,13 +141,15 @@ class Book:
 
     def _wake_to_resolve(self) -> None:
         """Those that the timer was for may have been written, and others be waiting since."""
-        left = self._due_at - self._loop.time()
-        self._armed = bool(self._resolutions) and left >= _TICK_SECONDS
+        self._armed = bool(self._resolutions) and not self._are_due()
         if self._armed:
-            self._loop.call_later(left, self._wake_to_resolve)
+            self._loop.call_later(self._due_at - self._loop.time(), self._wake_to_resolve)
         elif self._resolutions:
-            self._due = True
             self._wake()
+
+    def _are_due(self) -> bool:
+        """Whether the resolutions that wait have waited long enough."""
+        return self._due_at - self._loop.time() < _TICK_SECONDS
 
     def observe(self, event: Observe, seen: Callable[[Outcome | None], object]) -> None:
         """Hand over an observed call; `seen` gets its outcome, or None where it was not written.
@@ -242,7 +244,7 @@ class Book:
             self._look_for_room()
 
     async def _group(self) -> None:
-        resolutions, self._resolutions, self._due = self._resolutions, [], False
+        resolutions, self._resolutions = self._resolutions, []
         reserves, self._reserves = [pair for pair in self._reserves if not pair[1].cancelled()], []
         reads, self._reads = self._reads, []
         try:
@@ -280,7 +282,7 @@ class Book:
 
     def _has_work(self) -> bool:
         figures = self._tallies or self._observing or (self._closing and self._observed)
-        resolutions = self._resolutions and (self._due or self._closing)
+        resolutions = self._resolutions and (self._closing or self._are_due())
         return bool(self._reserves or resolutions or self._reads or figures)
 
     async def _write_figures(self) -> None:
