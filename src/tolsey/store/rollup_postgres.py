@@ -11,7 +11,7 @@ from tolsey.errors import LedgerUnavailable
 from tolsey.ledger.events import Entry, Kind
 from tolsey.store.contract import EntryRow
 from tolsey.store.postgres_connection import Db, connect, errors_of, prepare
-from tolsey.store.queries import ENTRY
+from tolsey.store.queries import ENTRY, IS_LATER, IS_RESOLUTION
 from tolsey.store.rollup import FIRST_OF_HOLD, Sums, runs
 from tolsey.store.sealing import Sealer
 from tolsey.store.sealing_postgres import append, now
@@ -26,9 +26,10 @@ PATIENCE_SECONDS: Final = 120.0
 """How long a step is tried in all: a long export or fsck keeps the journal."""
 
 _FIRST: Final = f"{ENTRY} WHERE n > $1 AND n <= $2 AND {FIRST_OF_HOLD} ORDER BY n LIMIT $3"
+_OF_HOLDS: Final = "WHERE hold = ANY ($1::text[])"
 _REST: Final = f"""
-    {ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('settle', 'void', 'expire')
-    UNION ALL {ENTRY} WHERE hold = ANY ($1::text[]) AND kind IN ('extend', 'refund', 'annul') ORDER BY n
+    {ENTRY} {_OF_HOLDS} AND {IS_RESOLUTION}
+    UNION ALL {ENTRY} {_OF_HOLDS} AND {IS_LATER} ORDER BY n
 """
 _GAP: Final = "SELECT after FROM gap WHERE log = $1 AND last = $2"
 _BEFORE: Final = "SELECT seal FROM entry WHERE owner = $1 AND n < $2 ORDER BY n DESC LIMIT 1"
