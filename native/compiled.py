@@ -49,7 +49,8 @@ MODULES = (
     "units",
 )
 """All that a call on the fast path runs through, but for modules with classes that mypyc makes others of (msgspec's),
-for `token/`, which agents import by itself, and for what else it is made of.
+for `token/`, which agents import by itself, and for what else it is made of; and of the PostgreSQL ledger what can be,
+as mypyc has no asynchronous generators.
 """
 
 

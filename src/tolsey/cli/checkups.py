@@ -96,9 +96,10 @@ def _wire() -> Finding:
             return Finding("fast path", "ok", "the compiled wire is there")
     except OSError as error:
         return Finding("fast path", "warning", f"the compiled wire cannot be used: {error}", REBUILD)
+    cost = "a call takes three times the processor time"
     if os.environ.get(OFF):
-        return Finding("fast path", "note", f"{OFF} is set: a call takes thrice the processor time", f"unset {OFF}")
-    return Finding("fast path", "note", "the wire was not compiled: a call takes thrice the processor time", REBUILD)
+        return Finding("fast path", "note", f"{OFF} is set: {cost}", f"unset {OFF}")
+    return Finding("fast path", "note", f"the wire was not compiled: {cost}", REBUILD)
 
 
 def is_compiled() -> bool:
