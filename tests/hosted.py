@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException, Request, WebSocket
 from starlette.responses import JSONResponse, RedirectResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tolsey.asgi import Tolsey, price
 
@@ -101,18 +102,27 @@ async def many(count: int) -> StreamingResponse:
     return StreamingResponse(body())
 
 
+class Noted(StreamingResponse):
+    """Says when it is over. Its body cannot: where the client leaves during a send, Starlette leaves that to the garbage
+    collector, which comes when it likes.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            note("the stream ended")
+
+
 @app.get("/events")
 @price("0 USD", price_per_second="0.01 USD")
 async def events() -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
-        try:
-            for number in range(1000):
-                yield b"data: %d\n\n" % number
-                await asyncio.sleep(0.05)
-        finally:
-            note("the stream ended")
+        for number in range(1000):
+            yield b"data: %d\n\n" % number
+            await asyncio.sleep(0.05)
 
-    return StreamingResponse(body(), media_type="text/event-stream")
+    return Noted(body(), media_type="text/event-stream")
 
 
 @app.get("/breaks")
