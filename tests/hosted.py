@@ -103,8 +103,8 @@ async def many(count: int) -> StreamingResponse:
 
 
 class Noted(StreamingResponse):
-    """Says when it is over. Its body cannot: where the client leaves during a send, Starlette leaves that to the garbage
-    collector, which comes when it likes.
+    """Says when it is over. Its body cannot: where the client leaves during a send, Starlette leaves
+    that to the garbage collector, which comes when it likes.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
