@@ -40,7 +40,7 @@ test-plain: setup ## the dialogues with a gateway once more, without the compile
 	@TOLSEY_NO_NATIVE=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile tests/test_gateway_*.py tests/test_http_clients.py tests/test_law_2_for_real.py $(ARGS)
 
 test-compiled: .compiled/.done ## the ledger and a gateway once more, compiled as in a wheel
-	@$(COMPILED) $(BIN)/python -m pytest -q -m "not slow and not interpreted" -n auto --dist loadfile tests/test_rules*.py tests/test_ledger*.py tests/test_book*.py tests/test_sqlite*.py tests/test_simulation.py tests/test_fsck.py tests/test_audit.py tests/test_kernel_sync.py tests/test_replay.py tests/test_postgres.py tests/test_postgres_faults.py tests/test_audit_postgres.py tests/test_gateway_failures.py tests/test_fast_path*.py tests/test_law_2_for_real.py tests/test_metrics.py tests/test_compiled.py $(ARGS)
+	@$(COMPILED) $(BIN)/python -m pytest -q -m "not slow and not interpreted" -n auto --dist loadfile tests/test_rules*.py tests/test_ledger*.py tests/test_book*.py tests/test_sqlite*.py tests/test_simulation.py tests/test_fsck.py tests/test_audit.py tests/test_kernel_sync.py tests/test_replay.py tests/test_postgres.py tests/test_postgres_faults.py tests/test_audit_postgres.py tests/test_gateway_failures.py tests/test_gateway_prices.py tests/test_llm.py tests/test_llm_fuzz.py tests/test_model_prices.py tests/test_fast_path*.py tests/test_law_2_for_real.py tests/test_metrics.py tests/test_compiled.py $(ARGS)
 
 test-slow: setup ## run the slow tests: kills, failover, long streams, memory
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)

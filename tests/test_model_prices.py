@@ -85,8 +85,8 @@ def test_the_models_of_the_config_come_first() -> None:
 
 def test_a_special_way_of_serving_leaves_the_usual_prices_as_they_are() -> None:
     read, written = (frozenset({("family", "tokens"), ("direction", way)}) for way in ("input", "output"))
-    usual = UnitPrices({INPUT: UnitPrice(read, 3), OUTPUT: UnitPrice(written, 5)})
-    flex = Variant("service_tier", "flex", 0, UnitPrices({INPUT: UnitPrice(read, Fraction(3, 2))}))
+    usual = UnitPrices([(INPUT, UnitPrice(read, 3)), (OUTPUT, UnitPrice(written, 5))])
+    flex = Variant("service_tier", "flex", 0, UnitPrices([(INPUT, UnitPrice(read, Fraction(3, 2)))]))
     price = ModelPrice("own", "a test", ((0, usual),), (flex,))
     for ways, nano in (({}, 8), ({"service_tier": "flex"}, Fraction(13, 2)), ({}, 8)):
         assert price.cost({INPUT: 1, OUTPUT: 1}, 0, ways) == nano

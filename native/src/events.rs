@@ -37,6 +37,8 @@ pub const GONE: u32 = 7;
 pub const STRANGE: u32 = 8;
 /// A body is still to come; what does not come soon is `STRANGE` when it is swept.
 pub const BODY: u32 = 9;
+/// Much is there of a metered answer, of status `a`; `kept` takes it.
+pub const KEPT: u32 = 10;
 
 pub const SILENT: u8 = 20;
 pub const TOO_LONG: u8 = 21;
@@ -52,6 +54,8 @@ pub struct Plan {
     pub keep_alive: bool,
     /// What a status of 500 and above costs only Python knows.
     pub ask_on_failure: bool,
+    /// Python reads the answer, with what it was told by the events that end a call.
+    pub metered: bool,
     /// Nanoseconds of silence, and in all.
     pub timeout: u64,
     pub most: u64,

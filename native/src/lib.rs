@@ -5,6 +5,7 @@ mod answer;
 mod events;
 mod exchanges;
 mod headers;
+mod kept;
 mod requests;
 mod sockets;
 mod table;
@@ -110,6 +111,7 @@ exported! {
             head_only: flags & 1 != 0,
             keep_alive: flags & 2 != 0,
             ask_on_failure: flags & 4 != 0,
+            metered: flags & 16 != 0,
             timeout,
             most,
         };
@@ -143,6 +145,16 @@ exported! {
             unsafe { out.copy_from_nonoverlapping(lines.as_ptr(), lines.len()) };
         }
         lines.len()
+    }
+
+    fn tolsey_wire_kept(wire: Wire, call: u64, length: *mut usize, head: *mut usize) -> *const u8 {
+        let Some((kept, size)) = wire.take_kept(call) else { return std::ptr::null() };
+        // SAFETY: as above.
+        unsafe {
+            *length = kept.len();
+            *head = size;
+        }
+        kept.as_ptr()
     }
 
     fn tolsey_wire_head(wire: Wire, call: u64, lines: *const u8, length: usize) {

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::time::Instant;
 
 use crate::events::{Event, Plans, SILENT, STRANGE, TOO_LONG};
+use crate::kept::Kept;
 use crate::sockets::{self, News, Watch};
 use crate::table::{Client, Destination, Slot, Socket, State, Upstream};
 
@@ -34,6 +35,10 @@ pub struct Wire {
     pub(crate) destinations: Vec<Destination>,
     pub(crate) calls: u32,
     pub(crate) events: VecDeque<Event>,
+    /// By the call, which may be over.
+    pub(crate) kept: HashMap<u64, Kept>,
+    /// What was taken of that last.
+    pub(crate) taken: Vec<u8>,
     pub(crate) again: Vec<usize>,
     pub(crate) news: Vec<News>,
     /// Where requests are read to, and where answers are: an answer that ends brings the next request.
@@ -60,6 +65,8 @@ impl Wire {
             destinations: Vec::new(),
             calls: 0,
             events: VecDeque::new(),
+            kept: HashMap::new(),
+            taken: Vec::new(),
             again: Vec::new(),
             news: Vec::new(),
             piece: vec![0; PIECE],
@@ -267,10 +274,16 @@ impl Wire {
         (self.client(slot)?.call == (call >> 32) as u32).then_some(slot)
     }
 
+    /// The number of the call that a client makes.
+    pub(crate) fn call_of(&mut self, slot: usize) -> u64 {
+        let number = self.client(slot).map_or(0, |client| client.call);
+        u64::from(number) << 32 | slot as u64
+    }
+
     pub(crate) fn tell(&mut self, slot: usize, kind: u32, a: u64, b: u64) {
+        let call = self.call_of(slot);
         let Some(client) = self.client(slot) else { return };
         let plan = client.plan.as_ref().map_or(0, |plan| plan.id);
-        let call = u64::from(client.call) << 32 | slot as u64;
         self.events.push_back(Event { kind, plan, call, a, b });
     }
 

@@ -23,26 +23,17 @@ from tolsey.gateway.fast_call import FastCall
 from tolsey.gateway.funds import funds_lines, hold_header
 from tolsey.gateway.messages import lines_of
 from tolsey.gateway.passage import Passage
-from tolsey.gateway.plan import Plan
-from tolsey.gateway.plans import plan_of
+from tolsey.gateway.plan import Plan, Terms
+from tolsey.gateway.plans import plan_of, terms_in
 from tolsey.gateway.record import CallRecord
+from tolsey.gateway.remembered import Remembered
 from tolsey.gateway.server import HttpServer
-from tolsey.gateway.settling import broken, resolution, unsent
-from tolsey.gateway.upstream import Upstream
+from tolsey.gateway.settling import answered, broken, resolution, unsent
 from tolsey.ledger.events import Granted, Reserve
 from tolsey.tuples import make
 
 if TYPE_CHECKING:
     from tolsey.gateway.asgi import Gateway
-
-MOST_PLANS: Final = 4096
-"""How many plans are remembered."""
-
-MOST_BYTES: Final = 8 * 1024 * 1024
-"""How many bytes of heads they may have, as they come and as they go upstream."""
-
-MOST_ONCE: Final = 16_384
-"""How many requests are known to have been seen once: a plan is remembered from the second time on."""
 
 SWEEP_SECONDS: Final = 0.05
 """How often calls under way are looked at for silence."""
@@ -67,12 +58,7 @@ class FastPath:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._routes = passage.routes
-        self._plans: dict[int, Plan] = {}
-        self._kept = self._bytes = 0
-        self._number = 0
-        self._once: set[int] = set()
-        self._for_once: set[int] = set()
-        self._destinations: dict[Upstream, int] = {}
+        self._remembered = Remembered(wire)
         self._calls: dict[int, FastCall] = {}
         self._told: list[FastCall] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,10 +96,7 @@ class FastPath:
 
     def forget(self) -> None:
         """Decide everything anew: keys or routes are others now."""
-        self._wire.forget()
-        self._plans.clear()
-        self._for_once.clear()
-        self._kept = self._bytes = 0
+        self._remembered.forget()
 
     def cut_revoked(self) -> None:
         """Cut every call under way upstream whose token is revoked by now."""
@@ -182,8 +165,10 @@ class FastPath:
                     self._head(call, a)
                 elif kind == native.BODY:
                     self._watch()
+                elif kind == native.KEPT:
+                    self._use(call, a)
                 elif kind == native.STRANGE:
-                    self._plan(plan)
+                    self._remembered.plan(plan)
                     self._hand_over(call)
                 else:
                     self._failed(call, kind, a, b)
@@ -195,62 +180,17 @@ class FastPath:
         if self._passage.routes is not self._routes:
             self._renew()
         data, length, peer = self._wire.input(call)
-        plan = plan_of(self._passage, data[:length], peer)
+        head = data[:length]
+        plan = plan_of(self._passage, head, peer)
         if plan is None:
             self._hand_over(call)
             return
-        seen = hash((peer, data[:length]))
-        flags = 0
-        if seen in self._once:
-            size = length + len(plan.head)
-            if self._kept >= MOST_PLANS or self._bytes + size > MOST_BYTES:
-                self.forget()
-            self._kept += 1
-            self._bytes += size
-        else:
-            if len(self._once) >= MOST_ONCE:
-                self._once.clear()
-            self._once.add(seen)
-            flags = native.ONCE
-        flags |= native.HEAD_ONLY if plan.method == "HEAD" else 0
-        flags |= native.KEEP_ALIVE if plan.keep_alive else 0
-        flags |= native.ASK_ON_FAILURE if plan.quote.price.free_on_failure else 0
-        self._number = self._number % 0xFFFFFFFF + 1
-        self._plans[self._number] = plan
-        self._wire.remember(
-            call,
-            self._number,
-            destination=self._destination(plan.upstream),
-            head=plan.head,
-            body=plan.size,
-            flags=flags,
-            timeout=plan.route.timeout,
-            most=plan.route.max_duration,
-        )
-        if flags & native.ONCE:
-            self._for_once.add(self._number)
-
-    def _destination(self, upstream: Upstream) -> int:
-        """The wire's number of an upstream."""
-        place = self._destinations.get(upstream)
-        if place is None:
-            place = self._destinations[upstream] = self._wire.destination()
-        return place
+        self._remembered.add(call, plan, head, peer)
 
     def _renew(self) -> None:
-        """The routes are others: no connection to the old upstreams is kept."""
+        """The routes are others."""
         self._routes = self._passage.routes
-        for place in self._destinations.values():
-            self._wire.retire(place)
-        self._destinations.clear()
-        self.forget()
-
-    def _plan(self, number: int) -> Plan | None:
-        """The plan with this number, if it is still known; one that is for once is not any more after this."""
-        if number in self._for_once:
-            self._for_once.remove(number)
-            return self._plans.pop(number, None)
-        return self._plans.get(number)
+        self._remembered.retire()
 
     def _hand_over(self, call: int) -> None:
         """Give a connection, with what was read from it, to the server."""
@@ -267,7 +207,7 @@ class FastPath:
 
     def _ready(self, call: int, number: int, now: int) -> None:
         """A whole request: reserve what it costs."""
-        plan = self._plan(number)
+        plan = self._remembered.plan(number)
         if plan is None or not self._stands(plan, now):
             self._decide(call)
             return
@@ -275,19 +215,28 @@ class FastPath:
         record.route = plan.route
         record.chain = plan.chain
         record.links = plan.links
-        record.tags = plan.tags
         record.received = plan.size
         record.fast = True
+        terms = self._terms(call, plan, record)
+        if terms is None:
+            self._hand_over(call)
+            return
+        record.tags = terms.tags
         hold, until = self._passage.new_hold(now), now + plan.hold_ns
-        nano = plan.nano if plan.accounts else 0
-        event = make(Reserve, (hold, plan.accounts, nano, plan.note, plan.counters, plan.rates, None, until))
+        event = make(Reserve, (hold, terms.accounts, terms.nano, terms.note, terms.counters, terms.rates, None, until))
         record.reserving = record.began
-        fast = self._calls[call] = FastCall(call, plan, record, event, self._tell)
+        fast = self._calls[call] = FastCall(call, plan, terms, record, event, self._tell)
         try:
             self._book.reserve_for(event, fast)
         except LedgerUnavailable as error:
             fast.set_exception(error)
         self._watch()
+
+    def _terms(self, call: int, plan: Plan, record: CallRecord) -> Terms | None:
+        """On what terms a call is made; None where it takes the passage."""
+        if plan.asking is None:
+            return plan.terms
+        return terms_in(self._passage, plan, plan.asking, record, self._wire.body(call))
 
     def _tell(self, fast: FastCall) -> None:
         """A call has its outcome. Those of a group are seen to together, and not within the Book."""
@@ -301,9 +250,9 @@ class FastPath:
         going: list[FastCall] = []
         lines: list[bytes] = []
         for fast in told:
-            outcome, record, plan = fast.outcome, fast.record, fast.plan
+            outcome, record, terms = fast.outcome, fast.record, fast.terms
             if isinstance(outcome, Granted):
-                if plan.accounts or plan.counters:
+                if terms.accounts or terms.counters:
                     record.hold = fast.event.hold
                 funds = self._may_go(fast, outcome)
                 if funds is not None:
@@ -312,23 +261,24 @@ class FastPath:
             elif isinstance(outcome, LedgerUnavailable):
                 self._deny(fast, Refusal("ledger_unavailable", outcome.detail))
             elif outcome is not None:
-                self._deny(fast, self._passage.refusal(outcome, plan.cleared))
+                self._deny(fast, self._passage.refusal(outcome, terms.cleared))
         if going:
             self._forward(going, lines)
         self._go_on()
 
     def _may_go(self, fast: FastCall, granted: Granted) -> bytes | None:
         """The lines about its money for the client of a call that is to be sent; None if it was refused instead."""
-        record, plan = fast.record, fast.plan
-        revoked = self._revocations.refusal(plan.chain)
+        record, terms = fast.record, fast.terms
+        revoked = self._revocations.refusal(fast.plan.chain)
         if revoked is not None:
             record.note = f"{revoked.detail} before the call was sent"
             self._settle(fast, sent=False)
             record.hold, record.note = None, ""
             self._deny(fast, revoked)
             return None
-        record.charge(plan.nano, plan.unit)
-        return funds_lines(record, granted, plan.unit, disclose_chain=self._passage.disclose_chain)
+        if fast.usage is None:
+            record.charge(terms.nano, terms.unit)
+        return funds_lines(record, granted, terms.unit, disclose_chain=self._passage.disclose_chain)
 
     def _forward(self, going: list[FastCall], lines: list[bytes]) -> None:
         """Send calls, each with the lines for its client."""
@@ -380,14 +330,25 @@ class FastPath:
     def _head(self, call: int, status: int) -> None:
         """An answer with headers that the wire has no rule for."""
         fast = self._calls[call]
-        record, plan, upstream = fast.record, fast.plan, fast.plan.upstream
-        record.charge(plan.quote.cost(status).nano, plan.unit)
+        record, terms, upstream = fast.record, fast.terms, fast.plan.upstream
+        if fast.usage is None:
+            record.charge(terms.quote.cost(status).nano, terms.unit)
         headers = header_rules.down(self._wire.answer_head(call), origin=upstream.origin, prefix=upstream.prefix)
         granted = fast.outcome
         if not isinstance(granted, Granted):
             raise AssertionError("what is under way was granted")
-        funds = funds_lines(record, granted, plan.unit, disclose_chain=self._passage.disclose_chain)
+        funds = funds_lines(record, granted, terms.unit, disclose_chain=self._passage.disclose_chain)
         self._wire.head(call, lines_of(headers) + funds)
+
+    def _use(self, call: int, status: int) -> None:
+        """Read what is there of the answer to a call that is metered."""
+        fast, kept = self._calls.get(call), self._wire.kept(call)
+        if fast is None or fast.usage is None or kept is None:
+            return
+        headers, piece = kept
+        if fast.usage.status is None:
+            fast.usage.head(status, headers)
+        fast.usage.body(piece)
 
     def _done(self, call: int, status: int, sent: int) -> None:
         """The answer is whole."""
@@ -396,6 +357,9 @@ class FastPath:
         record.status = record.answered = status
         record.sent = sent
         record.note = str(status)
+        if fast.usage is not None:
+            self._use(call, status)
+            fast.usage.end()
         self._settle(fast, sent=True)
         self._end(fast)
 
@@ -420,6 +384,8 @@ class FastPath:
             refusal = revoked or Refusal("upstream_timeout", record.note)
         else:
             refusal = broken(record, native.BROKEN[why])
+        if fast.usage is not None:
+            self._use(call, status)
         self._settle(fast, sent=bool(went))
         if refusal is None:
             self._end(fast)
@@ -432,9 +398,11 @@ class FastPath:
 
     def _settle(self, fast: FastCall, *, sent: bool) -> None:
         record = fast.record
+        if fast.usage is not None:
+            answered(record, fast.usage)
         if record.hold is not None:
-            quote, held = fast.plan.quote, fast.event.amount
-            resolved = resolution(record, record.hold, quote, held, sent=sent, usage=None, kept=None)
+            quote, held = fast.terms.quote, fast.event.amount
+            resolved = resolution(record, record.hold, quote, held, sent=sent, usage=fast.usage, kept=None)
             self._book.resolve(resolved)
         elif record.status is None:
             record.nano = record.cost = None

@@ -27,11 +27,15 @@ def funds_headers(
 
 
 def funds_lines(record: CallRecord, granted: Granted, unit: str, *, disclose_chain: bool) -> bytes:
-    """The same of a call with a flat price in `unit`, as it is written."""
+    """The same of a call with a price in `unit`, as it is written."""
     hold = f"tolsey-hold: {record.hold}\r\n" if record.hold else ""
+    if record.cost is not None:
+        money = f"tolsey-cost: {record.cost}\r\n"
+    else:
+        money = f"tolsey-quote: {format_nano(granted.amount)} {unit}\r\n"
     told = granted.remaining is not None and disclose_chain
     remaining = f"tolsey-remaining: {format_nano(granted.remaining or 0)} {unit}\r\n" if told else ""
-    return f"{hold}tolsey-cost: {record.cost}\r\n{remaining}".encode("ascii")
+    return f"{hold}{money}{remaining}".encode("ascii")
 
 
 def _money(nano: int, cleared: "Cleared") -> str:

@@ -51,10 +51,8 @@ def request_up(
     exchange: Callable[[Route, str, bytes, list[tuple[bytes, bytes]], AsyncIterator[bytes] | None], E],
 ) -> E:
     """The request as the upstream gets it, given to `exchange`; not sent yet."""
-    headers = headers_up(request, route, call, client.record.trace)
-    if cleared is not None and cleared.quote.reads:
-        headers = [header for header in headers if header[0] != b"accept-encoding"]
-        headers.append((b"accept-encoding", b"identity"))
+    reads = cleared is not None and cleared.quote.reads
+    headers = headers_up(request, route, call, client.record.trace, reads=reads)
     size = request.size
     body: AsyncIterator[bytes] | None = None
     read = None if size == 0 else client.take_read()
@@ -74,9 +72,11 @@ def request_up(
     return exchange(route, request.method, target_of(request), headers, body)
 
 
-def headers_up(request: Request, route: Route, call: Call, trace: Trace | None) -> list[tuple[bytes, bytes]]:
-    """The headers of a request for the upstream, but for the body's."""
-    return header_rules.up(
+def headers_up(
+    request: Request, route: Route, call: Call, trace: Trace | None, *, reads: bool
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a request for the upstream, but for the body's; with `reads` nothing is to compress the answer."""
+    headers = header_rules.up(
         request.headers,
         peer=call.peer,
         socket_peer=request.socket_peer,
@@ -86,6 +86,10 @@ def headers_up(request: Request, route: Route, call: Call, trace: Trace | None) 
         configured=route.upstream.headers,
         trace=trace,
     )
+    if reads:
+        headers = [header for header in headers if header[0] != b"accept-encoding"]
+        headers.append((b"accept-encoding", b"identity"))
+    return headers
 
 
 def add_length(headers: list[tuple[bytes, bytes]], method: str, size: int | None) -> None:

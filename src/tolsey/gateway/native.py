@@ -21,8 +21,9 @@ HEAD_ONLY: Final = 1
 KEEP_ALIVE: Final = 2
 ASK_ON_FAILURE: Final = 4
 ONCE: Final = 8
+METERED: Final = 16
 """What may be said of a plan: there is no body in the answer; the connection is kept; Python is asked for the head of
-an answer with a status of 500 or above; it is for this one request.
+an answer with a status of 500 or above; it is for this one request; Python reads the answer, which is kept for it.
 """
 
 ASK: Final = 1
@@ -34,6 +35,7 @@ FAILED: Final = 6
 GONE: Final = 7
 STRANGE: Final = 8
 BODY: Final = 9
+KEPT: Final = 10
 
 BROKEN: Final[Mapping[int, str]] = {
     1: "the upstream broke off before it answered",
@@ -75,6 +77,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "go": (None, (_TEXT, _TEXT, _SIZE, _TEXT, _SIZE, _TEXT)),
     "connected": (None, (_CALL, _NUMBER, ctypes.c_int)),
     "answer_head": (_SIZE, (_CALL, _TEXT, _SIZE)),
+    "kept": (_POINTER, (_CALL, _POINTER, _POINTER)),
     "head": (None, (_CALL, _TEXT, _SIZE)),
     "answer": (None, (_CALL, _TEXT, _SIZE)),
     "closes": (ctypes.c_bool, (_CALL,)),
@@ -114,6 +117,9 @@ class Wire:
         if self._wire is None:
             raise OSError("the system gives no epoll descriptor")
         self._go = library.tolsey_wire_go
+        self._length, self._head = ctypes.c_size_t(), ctypes.c_size_t()
+        self._lengths = ctypes.byref(self._length), ctypes.byref(self._head)
+        self._peer = ctypes.create_string_buffer(16)
         self._events = ctypes.create_string_buffer(_EVENT.size * _MOST_EVENTS)
         self._view = memoryview(self._events).cast("B")
 
@@ -171,12 +177,16 @@ class Wire:
 
     def input(self, call: int) -> Input:
         """What was read of a request."""
-        length, head = ctypes.c_size_t(), ctypes.c_size_t()
-        peer = ctypes.create_string_buffer(16)
-        data = self._library.tolsey_wire_input(self._wire, call, ctypes.byref(length), ctypes.byref(head), peer)
+        data = self._library.tolsey_wire_input(self._wire, call, *self._lengths, self._peer)
         if data is None:
             return Input(b"", 0, "")
-        return Input(ctypes.string_at(data, length.value), head.value, _address(peer.raw))
+        return Input(ctypes.string_at(data, self._length.value), self._head.value, _address(self._peer.raw))
+
+    def body(self, call: int) -> bytes:
+        """The body of a request that is whole."""
+        data: int | None = self._library.tolsey_wire_input(self._wire, call, *self._lengths, self._peer)
+        head = self._head.value
+        return b"" if data is None else ctypes.string_at(data + head, self._length.value - head)
 
     def remember(
         self,
@@ -225,8 +235,17 @@ class Wire:
         """The headers of an answer that Python is asked about."""
         room = ctypes.create_string_buffer(_HEAD_ROOM)
         length: int = self._library.tolsey_wire_answer_head(self._wire, call, room, _HEAD_ROOM)
-        lines = room.raw[: min(length, _HEAD_ROOM)].split(b"\r\n")[:-1]
-        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        return _headers(room.raw[: min(length, _HEAD_ROOM)])
+
+    def kept(self, call: int) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        """What was not taken yet of a metered answer, its headers the first time and a piece of its body; None where
+        none was kept. It is there when the call is over too, once.
+        """
+        data = self._library.tolsey_wire_kept(self._wire, call, *self._lengths)
+        if data is None:
+            return None
+        kept, head = ctypes.string_at(data, self._length.value), self._head.value
+        return _headers(kept[:head]), kept[head:]
 
     def head(self, call: int, lines: bytes) -> None:
         """The header lines of that answer for the client."""
@@ -263,6 +282,10 @@ class Wire:
 
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+def _headers(lines: bytes) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])]
 
 
 def _address(peer: bytes) -> str:

@@ -31,10 +31,9 @@ from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer, claim_of, key_of
 from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route, Routes
-from tolsey.gateway.settling import broken, resolution, unsent
+from tolsey.gateway.settling import answered, broken, resolution, unsent
 from tolsey.l402.offers import is_for
 from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Void
-from tolsey.pricing.answers import Answer
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
@@ -403,9 +402,7 @@ class Passage:
         record = client.record
         if meter is not None:
             meter.stop()
-            answer = meter.usage.reader
-            if record.llm is not None and isinstance(answer, Answer):
-                record.llm.counts, record.llm.served_by = answer.counts, answer.model
+            answered(record, meter.usage)
         if record.observed is not None and cleared is not None:
             self._settle_observed(record, cleared, meter, sent=sent)
         elif granted is not None and record.hold is not None and cleared is not None:

@@ -2,8 +2,10 @@
 
 It was cleared when it was made, and what a chain asks of a call is the same for the same call, but for its time. So a
 plan has an end, and what is revoked is asked for every call. Only what is plain has one: a whole head without anything
-that concerns the connection, on a route that enforces a flat price, with a token that it is cleared for. For all else
-there is none, and it takes the passage.
+that concerns the connection, on a route that enforces a price which does not grow with the call, with a token that it
+is cleared for. For all else there is none, and it takes the passage.
+
+Where the price stands in the request's body, as that of an LLM call does, each call is cleared when its body is there.
 """
 
 from typing import Final
@@ -13,17 +15,19 @@ import httptools
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import is_approval
-from tolsey.gateway.messages import Cleared, add_length, headers_up, note_of, target_of
+from tolsey.gateway.messages import add_length, headers_up, note_of, target_of
 from tolsey.gateway.own import OWN_PREFIX
 from tolsey.gateway.passage import Passage
-from tolsey.gateway.plan import Plan
-from tolsey.gateway.record import CallRecord
+from tolsey.gateway.plan import Asking, Plan, Terms
+from tolsey.gateway.record import CallRecord, llm_call
 from tolsey.gateway.repeats import key_of
 from tolsey.gateway.request import Request, call_of, read_request
 from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.server import MAX_HEADERS, scope_of
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
-from tolsey.pricing.tariff import Tariff
+from tolsey.pricing.llm import Asked
+from tolsey.pricing.tariff import Chosen, Tariff
+from tolsey.token.chain import Chain
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
@@ -52,40 +56,69 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     now = passage.now()
     call = call_of(request, passage.trusted_proxies, now)._replace(upstream=upstream.name)
     record = CallRecord(now, 0, request.method, path)
-    cleared = _decide(passage, request, record, route, route.tariff, call)
-    if cleared is None or cleared.chain is None or not any(cleared.charge):
+    chain = passage.chain_of(request, record)
+    if isinstance(chain, Refusal) or passage.revocations.refusal(chain) is not None:
         return None
-    headers = headers_up(request, route, call, request.trace)
+    chosen = route.tariff.choose(call, request.headers)
+    if isinstance(chosen, Refusal) or chosen.price.per_second or chosen.price.per_response_mb:
+        return None
+    asking: Asking | None = None
+    terms: Terms | None = None
+    if chosen.price.llm is not None:
+        asking = Asking(request, call, route.tariff, chosen)
+    else:
+        terms = _terms(passage, request, record, route, route.tariff, call, chain, chosen, None)
+        if terms is None:
+            return None
+    reads = terms is None or terms.quote.reads
+    headers = headers_up(request, route, call, request.trace, reads=reads)
     add_length(headers, request.method, request.size)
     return Plan(
         routes,
         route,
         upstream,
         upstream.head(request.method, target_of(request), headers, b"\r\n"),
-        cleared,
-        cleared.chain,
-        request.trace,
-        record.tags,
-        note_of(record),
+        request.method,
+        path,
         request.size,
+        chain,
+        request.trace,
+        terms,
+        asking,
         keep_alive=reader.keep_alive,
+        metered=terms is None or terms.quote.varies,
     )
 
 
-def _decide(
-    passage: Passage, request: Request, record: CallRecord, route: Route, tariff: Tariff, call: Call
-) -> Cleared | None:
-    """Steps 2 to 5 of the passage, of which none has to wait here; None where the call is refused, or its price is not
-    flat.
+def terms_in(passage: Passage, plan: Plan, asking: Asking, record: CallRecord, body: bytes) -> Terms | None:
+    """On what terms a call is made whose price stands in its body; None where it takes the passage, as it is refused or
+    another body goes upstream.
     """
-    chain = passage.chain_of(request, record)
-    if isinstance(chain, Refusal) or passage.revocations.refusal(chain) is not None:
+    call = asking.call._replace(now=record.at)
+    asked = asking.tariff.read(asking.chosen.price, call, asking.request.headers, body)
+    if isinstance(asked, Refusal) or asked.withholds:
         return None
-    chosen = tariff.choose(call, request.headers)
-    if isinstance(chosen, Refusal) or chosen.price.llm is not None:
+    record.llm = llm_call(asked)
+    request, route = asking.request, plan.route
+    return _terms(passage, request, record, route, asking.tariff, call, plan.chain, asking.chosen, asked)
+
+
+def _terms(
+    passage: Passage,
+    request: Request,
+    record: CallRecord,
+    route: Route,
+    tariff: Tariff,
+    call: Call,
+    chain: Chain,
+    chosen: Chosen,
+    asked: Asked | None,
+) -> Terms | None:
+    """Steps 4 and 5 of the passage; None where the call is refused, or charged to nothing."""
+    cleared = passage.price(chain, route.offers, request, record, call, tariff, chosen, asked)
+    if isinstance(cleared, Refusal) or not any(cleared.charge):
         return None
-    cleared = passage.price(chain, route.offers, request, record, call, tariff, chosen, None)
-    return None if isinstance(cleared, Refusal) or cleared.quote.varies else cleared
+    return Terms(cleared, record.tags, note_of(record))
 
 
 class _Reader:

@@ -4,6 +4,7 @@ from tolsey.errors import Refusal
 from tolsey.gateway.destination import NotSent
 from tolsey.gateway.record import CallRecord
 from tolsey.ledger.events import Kept, Settle, Void
+from tolsey.pricing.answers import Answer
 from tolsey.pricing.tariff import Quote
 from tolsey.pricing.usage import Usage
 from tolsey.tuples import make
@@ -31,6 +32,13 @@ def resolution(
         note = f"unmetered: {note}" if record.unmetered else note
         record.charge(min(held, cost.nano), quote.price.unit)
     return make(Settle, (hold, min(held, cost.nano), note, kept))
+
+
+def answered(record: CallRecord, usage: Usage) -> None:
+    """Write down what the answer to an LLM call says of itself."""
+    answer = usage.reader
+    if record.llm is not None and isinstance(answer, Answer):
+        record.llm.counts, record.llm.served_by = answer.counts, answer.model
 
 
 def unsent(record: CallRecord, error: NotSent) -> Refusal:

@@ -7,7 +7,7 @@ more than once, the largest is taken.
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tolsey.pricing.document import DocumentInvalid, read_document
+from tolsey.pricing.document import read_document
 from tolsey.pricing.llm import MAX_MODEL, Api, Asked
 from tolsey.pricing.models import INPUT, OUTPUT, Exact, read_count
 from tolsey.pricing.usage import Usage
@@ -52,8 +52,6 @@ class Answer:
             if isinstance(document, dict):
                 return self._take(document)
             self.fault = "it is no JSON object"
-        except DocumentInvalid as error:
-            self.fault = str(error)
         except ValueError as error:
             self.fault = str(error)
         return False

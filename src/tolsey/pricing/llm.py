@@ -113,17 +113,26 @@ def read_request(
     fault = _fault(document, api)
     if fault is not None:
         return Refusal("request_invalid", f"the request body is not taken: {fault}")
-    price = models.find(provider, document["model"])
-    asked = _bounded(Asked(api, document["model"], price, body, now, None, ""), document, provider)
+    model: str = document["model"]
+    price = models.find(provider, model)
+    way: Mapping[str, str] = {}
+    if price is None:
+        bound = _Bound(None, f"the model {model!r} has no price")
+    else:
+        speed = document.get("speed")
+        way = {"speed": speed} if isinstance(speed, str) else way
+        bound = _bound(price, api, document, len(body), provider, model, way, now)
+    hidden = price is not None and _hides(document, provider, model)
+    up, withholds = body, False
     if api is Api.CHAT and document.get("stream") is True:
         options = document.get("stream_options")
         if options is None or (isinstance(options, dict) and options.get("include_usage") is not True):
             try:
-                changed = write_document(document | {"stream_options": {**(options or {}), "include_usage": True}})
+                up = write_document(document | {"stream_options": {**(options or {}), "include_usage": True}})
             except DocumentInvalid as error:
                 return Refusal("request_invalid", f"the request body is not taken: {error}")
-            return asked._replace(body=changed, withholds=True)
-    return asked
+            withholds = True
+    return Asked(api, model, price, up, now, bound.nano, bound.why, bound.input, bound.output, withholds, hidden, way)
 
 
 def _fault(document: object, api: Api) -> str | None:
@@ -149,42 +158,53 @@ def _fault(document: object, api: Api) -> str | None:
     return None
 
 
-def _bounded(asked: Asked, document: dict[str, Any], provider: str) -> Asked:
-    """With the most that the call can cost."""
-    price, api = asked.price, asked.api
-    if price is None:
-        return asked._replace(why=f"the model {asked.model!r} has no price")
-    weight = _Weight(len(asked.body), document, provider, asked.model or "")
-    given = [document[key] for key in _OUTPUT_KEYS[api or Api.CHAT] if document.get(key) is not None]
+class _Bound(NamedTuple):
+    """The most that a call can cost, as `Asked` has it."""
+
+    nano: Exact | None
+    why: str
+    input: int | None = None
+    output: int | None = None
+
+
+def _bound(
+    price: ModelPrice,
+    api: Api,
+    document: dict[str, Any],
+    size: int,
+    provider: str,
+    model: str,
+    wanted: Mapping[str, str],
+    now: int,
+) -> _Bound:
+    """The most that the call can cost whose body has `size` bytes, and that is to be served in the ways `wanted`."""
+    weight = _Weight(size, document, provider, model)
+    given = [document[key] for key in _OUTPUT_KEYS[api] if document.get(key) is not None]
     limit = price.max_output or price.context
     output = max(given) if given else limit
     if output is not None and limit is not None:
         output = min(output, limit)
     if api is Api.EMBEDDINGS:
         output = 0
-    speed = document.get("speed")
-    hidden = _hides(document, provider, asked.model or "")
-    asked = asked._replace(hidden=hidden, way={"speed": speed} if isinstance(speed, str) else {})
     if weight.unbounded is not None:
-        return asked._replace(why=weight.unbounded)
-    if weight.speaks and not {"input_audio_tokens", "output_audio_tokens"} <= price.rates(asked.now, {}).keys():
-        return asked._replace(why=f"the model {price.id} has no price for audio")
+        return _Bound(None, weight.unbounded)
+    if weight.speaks and not {"input_audio_tokens", "output_audio_tokens"} <= price.rates(now, {}).keys():
+        return _Bound(None, f"the model {price.id} has no price for audio")
     tokens = price.context if weight.refers else weight.tokens
     if tokens is None:
-        return asked._replace(why="it refers to what is not in it, and the model's context is not known")
+        return _Bound(None, "it refers to what is not in it, and the model's context is not known")
     if output is None:
-        return asked._replace(why="it does not say how many tokens it wants, and the model's limit is not known")
+        return _Bound(None, "it does not say how many tokens it wants, and the model's limit is not known")
     tokens = tokens if price.context is None else min(tokens, price.context)
-    output = output * (document.get("n") or 1) + (len(asked.body) if document.get("prediction") is not None else 0)
+    output = output * (document.get("n") or 1) + (size if document.get("prediction") is not None else 0)
     bound: Exact = 0
-    for way in _ways(price, document, asked.way):
-        read = price.most("input", tokens, asked.now, way, cached=provider == "openai" or weight.caches)
-        written = price.most("output", tokens, asked.now, way, cached=True) if output else 0
+    for way in _ways(price, document, wanted):
+        read = price.most("input", tokens, now, way, cached=provider == "openai" or weight.caches)
+        written = price.most("output", tokens, now, way, cached=True) if output else 0
         if read is None or written is None:
-            return asked._replace(why=f"the model {price.id} has no price for this kind of call")
+            return _Bound(None, f"the model {price.id} has no price for this kind of call")
         bound = max(bound, tokens * read + output * written)
-    why = f"{price.id}: at most {tokens} tokens in and {output} out, {price.source}"
-    return asked._replace(bound=bound, why=why, input_bound=tokens, output_bound=output)
+    return _Bound(bound, f"{price.id}: at most {tokens} tokens in and {output} out, {price.source}", tokens, output)
 
 
 def _ways(price: ModelPrice, document: Mapping[str, object], way: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
@@ -227,10 +247,10 @@ class _Weight:
         tools = document.get("tools")
         for tool in tools if isinstance(tools, list) else []:
             self._tool(tool)
-        shown = [node for node in _contents(document) if node.get("type") in _IMAGES]
-        for node in shown:
+        shown = [part for part in _contents(document) if part.get("type") in _IMAGES]
+        for image in shown:
             # The bytes of an image are not what its tokens are counted by.
-            self.tokens += IMAGE_TOKENS[provider] - len(_image_data(node))
+            self.tokens += IMAGE_TOKENS[provider] - len(_image_data(image))
         stack: list[Any] = [document]
         images = 0
         while stack:

@@ -4,10 +4,9 @@ The units are those of genai-prices: each has dimensions, and one whose dimensio
 of the two. What is counted under a unit that is priced is not counted again under the wider ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import Final, Protocol
 
 Exact = int | Fraction
@@ -53,20 +52,39 @@ class UnitPrice:
 
     def most(self, tokens: int) -> Exact:
         """The highest rate of a call with at most so many tokens of input."""
-        return max([self.base] + [rate for start, rate in self.tiers if tokens > start])
+        return max([self.base, *[rate for start, rate in self.tiers if tokens > start]])
 
 
 class UnitPrices(dict[str, UnitPrice]):
     """By the unit's name. They do not change once a call was priced by them."""
 
-    @cached_property
+    def __init__(self, prices: Iterable[tuple[str, UnitPrice]] = ()) -> None:
+        super().__init__(prices)
+        self._narrowest_first: tuple[tuple[str, UnitPrice, tuple[str, ...]], ...] | None = None
+        self._directed: dict[tuple[str, bool], tuple[UnitPrice, ...]] = {}
+
+    @property
     def narrowest_first(self) -> tuple[tuple[str, UnitPrice, tuple[str, ...]], ...]:
         """Each unit with its price and the units that are narrower, which come before it."""
-        names = sorted(self, key=lambda unit: (-len(self[unit].dimensions), unit))
-        return tuple(
-            (unit, self[unit], tuple(other for other in names if self[unit].dimensions < self[other].dimensions))
-            for unit in names
-        )
+        if self._narrowest_first is None:
+            names = sorted(self, key=lambda unit: (-len(self[unit].dimensions), unit))
+            self._narrowest_first = tuple(
+                (unit, self[unit], tuple(other for other in names if self[unit].dimensions < self[other].dimensions))
+                for unit in names
+            )
+        return self._narrowest_first
+
+    def of_tokens(self, direction: str, *, cached: bool) -> tuple[UnitPrice, ...]:
+        """Those of the tokens of a direction; without `cached` none of what is written to the provider's cache."""
+        found = self._directed.get((direction, cached))
+        if found is None:
+            dimensions = {("family", "tokens"), ("direction", direction)}
+            found = self._directed[direction, cached] = tuple(
+                rate
+                for rate in self.values()
+                if dimensions <= rate.dimensions and (cached or ("token_type", "cache_write") not in rate.dimensions)
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +119,8 @@ class ModelPrice:
         taken: set[str] = set()
         for variant in self.variants:
             if variant.since <= now and ways.get(variant.key) == variant.value:
-                rates = UnitPrices(rates | {unit: rate for unit, rate in variant.rates.items() if unit not in taken})
+                others = {unit: rate for unit, rate in variant.rates.items() if unit not in taken}
+                rates = UnitPrices((rates | others).items())
                 taken |= variant.rates.keys()
         return rates
 
@@ -127,12 +146,7 @@ class ModelPrice:
         rates = self.rates(now, ways)
         if f"{direction}_tokens" not in rates:
             return None
-        of_tokens = {("family", "tokens"), ("direction", direction)}
-        return max(
-            rate.most(tokens)
-            for rate in rates.values()
-            if of_tokens <= rate.dimensions and (cached or ("token_type", "cache_write") not in rate.dimensions)
-        )
+        return max([rate.most(tokens) for rate in rates.of_tokens(direction, cached=cached)])
 
 
 class ModelPrices(Protocol):
