@@ -93,7 +93,7 @@ def _compile(folder: Path) -> None:
         extensions = mypycify(
             # What the package needs is not there where a wheel is built.
             ["--ignore-missing-imports", *(f"tolsey/{module}.py" for module in MODULES)],
-            opt_level="2",
+            opt_level="3",
             debug_level="0",
             group_name="tolsey",
         )
