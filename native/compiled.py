@@ -14,6 +14,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 MODULES = (
     "audit/seal",
+    "gateway/clearing",
     "gateway/counting",
     "gateway/ended",
     "gateway/fast_call",
@@ -22,6 +23,7 @@ MODULES = (
     "gateway/log",
     "gateway/native",
     "gateway/plan",
+    "gateway/plans",
     "gateway/record",
     "gateway/remembered",
     "gateway/settling",

@@ -38,11 +38,4 @@ impl Wire {
             self.tell(client, KEPT, u64::from(status), 0);
         }
     }
-
-    /// What Python has not seen of a call's answer, with the length of the headers that it begins with.
-    pub fn take_kept(&mut self, call: u64) -> Option<(&[u8], usize)> {
-        let kept = self.kept.remove(&call)?;
-        self.taken = kept.data;
-        Some((&self.taken, kept.head))
-    }
 }

@@ -28,6 +28,18 @@ unsafe fn bytes<'a>(data: *const u8, length: usize) -> &'a [u8] {
     unsafe { slice::from_raw_parts(data, length) }
 }
 
+/// Copies what there is room for, all or nothing; how long it is.
+///
+/// # Safety
+/// `out` has room for so many bytes.
+unsafe fn copy(data: &[u8], out: *mut u8, room: usize) -> usize {
+    if data.len() <= room {
+        // SAFETY: as the caller says.
+        unsafe { out.copy_from_nonoverlapping(data.as_ptr(), data.len()) };
+    }
+    data.len()
+}
+
 macro_rules! exported {
     ($(fn $name:ident($wire:ident: Wire $(, $argument:ident: $type:ty)*) $(-> $result:ty)? $body:block)*) => {$(
         /// # Safety
@@ -139,22 +151,27 @@ exported! {
     }
 
     fn tolsey_wire_answer_head(wire: Wire, call: u64, out: *mut u8, room: usize) -> usize {
-        let lines = wire.answer_head(call).unwrap_or_default();
-        if lines.len() <= room {
-            // SAFETY: as above.
-            unsafe { out.copy_from_nonoverlapping(lines.as_ptr(), lines.len()) };
-        }
-        lines.len()
+        // SAFETY: as above.
+        unsafe { copy(&wire.answer_head(call).unwrap_or_default(), out, room) }
     }
 
-    fn tolsey_wire_kept(wire: Wire, call: u64, length: *mut usize, head: *mut usize) -> *const u8 {
-        let Some((kept, size)) = wire.take_kept(call) else { return std::ptr::null() };
+    fn tolsey_wire_body(wire: Wire, call: u64, out: *mut u8, room: usize) -> usize {
+        let body = wire.input(call).map_or(&[][..], |(input, head, _)| &input[head..]);
         // SAFETY: as above.
-        unsafe {
-            *length = kept.len();
-            *head = size;
+        unsafe { copy(body, out, room) }
+    }
+
+    fn tolsey_wire_kept(wire: Wire, call: u64, out: *mut u8, room: usize, head: *mut usize) -> usize {
+        let Some(kept) = wire.kept.get(&call) else { return usize::MAX };
+        // SAFETY: as above; a head is one number.
+        let length = unsafe {
+            *head = kept.head;
+            copy(&kept.data, out, room)
+        };
+        if length <= room {
+            wire.kept.remove(&call);
         }
-        kept.as_ptr()
+        length
     }
 
     fn tolsey_wire_head(wire: Wire, call: u64, lines: *const u8, length: usize) {

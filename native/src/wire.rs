@@ -37,8 +37,6 @@ pub struct Wire {
     pub(crate) events: VecDeque<Event>,
     /// By the call, which may be over.
     pub(crate) kept: HashMap<u64, Kept>,
-    /// What was taken of that last.
-    pub(crate) taken: Vec<u8>,
     pub(crate) again: Vec<usize>,
     pub(crate) news: Vec<News>,
     /// Where requests are read to, and where answers are: an answer that ends brings the next request.
@@ -66,7 +64,6 @@ impl Wire {
             calls: 0,
             events: VecDeque::new(),
             kept: HashMap::new(),
-            taken: Vec::new(),
             again: Vec::new(),
             news: Vec::new(),
             piece: vec![0; PIECE],

@@ -221,9 +221,9 @@ class FastPath:
         if terms is None:
             self._hand_over(call)
             return
-        record.tags = terms.tags
+        record.tags = plan.tags
         hold, until = self._passage.new_hold(now), now + plan.hold_ns
-        event = make(Reserve, (hold, terms.accounts, terms.nano, terms.note, terms.counters, terms.rates, None, until))
+        event = make(Reserve, (hold, terms.accounts, terms.nano, plan.note, terms.counters, terms.rates, None, until))
         record.reserving = record.began
         fast = self._calls[call] = FastCall(call, plan, terms, record, event, self._tell)
         try:
@@ -236,7 +236,7 @@ class FastPath:
         """On what terms a call is made; None where it takes the passage."""
         if plan.asking is None:
             return plan.terms
-        return terms_in(self._passage, plan, plan.asking, record, self._wire.body(call))
+        return terms_in(plan.asking, record, self._wire.body(call))
 
     def _tell(self, fast: FastCall) -> None:
         """A call has its outcome. Those of a group are seen to together, and not within the Book."""

@@ -17,6 +17,7 @@ from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError, To
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
+from tolsey.gateway.clearing import allowed, charged
 from tolsey.gateway.client import LATE, BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, buy, take_payment
 from tolsey.gateway.destination import Broken, NotSent
@@ -28,11 +29,10 @@ from tolsey.gateway.meter import Meter
 from tolsey.gateway.outcomes import refusal_of
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.recorder import Recorder
-from tolsey.gateway.repeats import answer, claim_of, key_of
+from tolsey.gateway.repeats import answer
 from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route, Routes
 from tolsey.gateway.settling import answered, broken, resolution, unsent
-from tolsey.l402.offers import is_for
 from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Void
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
@@ -42,7 +42,6 @@ from tolsey.token.caveats import Network
 from tolsey.token.chain import Chain, Charge
 from tolsey.token.clearing import clear
 from tolsey.token.l402 import Presented
-from tolsey.token.tags import tags_of
 from tolsey.token.verifier import Verifier
 from tolsey.units import Amount
 
@@ -240,33 +239,12 @@ class Passage:
         """Steps 4 and 5: what a call is charged to."""
         if asked is not None:
             call = call._replace(model=asked.model)
-        clearance = clear(chain, call)
+        clearance = allowed(chain, offers, request, record, call)
         if isinstance(clearance, Refusal):
             return clearance
-        if not is_for(chain, offers):
-            return Refusal("caveat_refused", "what was paid for is not offered on this route")
-        if chain.tags:
-            tags = tags_of(chain, header_rules.joined(request.headers, b"tolsey-tag"))
-            if isinstance(tags, Refusal):
-                return tags
-            record.tags = tags
         if isinstance(chosen, Refusal):
             return chosen
-        quote = tariff.quote(chosen, request.size, asked)
-        if isinstance(quote, Refusal):
-            return quote
-        charge = clearance.charge(quote.amount)
-        if isinstance(charge, Refusal):
-            return charge
-        key = key_of(request.headers)
-        if isinstance(key, Refusal):
-            return key
-        claim = None
-        # A call that holds nothing leaves no place for its outcome either: its key only goes on to the upstream.
-        if key is not None and (charge.accounts or charge.counters):
-            scope = chain.links[-1].prefix_id
-            claim = claim_of(key, scope, request.method, request.path, request.query, request.headers)
-        return Cleared(call, chain, quote, charge, claim)
+        return charged(clearance, request, call, tariff, chosen, asked)
 
     async def _hold(self, cleared: Cleared, route: Route, record: CallRecord) -> Granted | Repeated | Refusal | None:
         """Step 6, and whether the token was revoked meanwhile: a body or the ledger may have been waited for."""

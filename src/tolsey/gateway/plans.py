@@ -5,7 +5,8 @@ plan has an end, and what is revoked is asked for every call. Only what is plain
 that concerns the connection, on a route that enforces a price which does not grow with the call, with a token that it
 is cleared for. For all else there is none, and it takes the passage.
 
-Where the price stands in the request's body, as that of an LLM call does, each call is cleared when its body is there.
+Where the price stands in the request's body, as that of an LLM call does, model and price are asked of each call when
+its body is there, and nothing else is.
 """
 
 from typing import Final
@@ -15,6 +16,7 @@ import httptools
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import is_approval
+from tolsey.gateway.clearing import allowed, charged
 from tolsey.gateway.messages import add_length, headers_up, note_of, target_of
 from tolsey.gateway.own import OWN_PREFIX
 from tolsey.gateway.passage import Passage
@@ -22,12 +24,13 @@ from tolsey.gateway.plan import Asking, Plan, Terms
 from tolsey.gateway.record import CallRecord, llm_call
 from tolsey.gateway.repeats import key_of
 from tolsey.gateway.request import Request, call_of, read_request
-from tolsey.gateway.routes import Mode, Route
+from tolsey.gateway.routes import Mode
 from tolsey.gateway.server import MAX_HEADERS, scope_of
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Tariff
-from tolsey.token.chain import Chain
+from tolsey.token.caveats import Model
+from tolsey.token.clearing import Clearance
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
@@ -62,12 +65,17 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     chosen = route.tariff.choose(call, request.headers)
     if isinstance(chosen, Refusal) or chosen.price.per_second or chosen.price.per_response_mb:
         return None
+    is_llm = chosen.price.llm is not None
+    clearance = allowed(chain, route.offers, request, record, call, leaving=(Model,) if is_llm else ())
+    if isinstance(clearance, Refusal):
+        return None
     asking: Asking | None = None
     terms: Terms | None = None
-    if chosen.price.llm is not None:
-        asking = Asking(request, call, route.tariff, chosen)
+    if is_llm:
+        models = dict.fromkeys(term.meaning for term in chain.terms if isinstance(term.meaning, Model))
+        asking = Asking(request, call, route.tariff, chosen, clearance, tuple(models))
     else:
-        terms = _terms(passage, request, record, route, route.tariff, call, chain, chosen, None)
+        terms = _terms(clearance, request, call, route.tariff, chosen, None)
         if terms is None:
             return None
     reads = terms is None or terms.quote.reads
@@ -83,6 +91,8 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         request.size,
         chain,
         request.trace,
+        record.tags,
+        note_of(record),
         terms,
         asking,
         keep_alive=reader.keep_alive,
@@ -90,35 +100,27 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     )
 
 
-def terms_in(passage: Passage, plan: Plan, asking: Asking, record: CallRecord, body: bytes) -> Terms | None:
+def terms_in(asking: Asking, record: CallRecord, body: bytes) -> Terms | None:
     """On what terms a call is made whose price stands in its body; None where it takes the passage, as it is refused or
     another body goes upstream.
     """
-    call = asking.call._replace(now=record.at)
-    asked = asking.tariff.read(asking.chosen.price, call, asking.request.headers, body)
+    request, tariff, chosen = asking.request, asking.tariff, asking.chosen
+    asked = tariff.read(chosen.price, asking.call._replace(now=record.at), request.headers, body)
     if isinstance(asked, Refusal) or asked.withholds:
         return None
     record.llm = llm_call(asked)
-    request, route = asking.request, plan.route
-    return _terms(passage, request, record, route, asking.tariff, call, plan.chain, asking.chosen, asked)
+    call = asking.call._replace(now=record.at, model=asked.model)
+    if any(model.refusal(call) is not None for model in asking.models):
+        return None
+    return _terms(asking.clearance, request, call, tariff, chosen, asked)
 
 
 def _terms(
-    passage: Passage,
-    request: Request,
-    record: CallRecord,
-    route: Route,
-    tariff: Tariff,
-    call: Call,
-    chain: Chain,
-    chosen: Chosen,
-    asked: Asked | None,
+    clearance: Clearance, request: Request, call: Call, tariff: Tariff, chosen: Chosen, asked: Asked | None
 ) -> Terms | None:
-    """Steps 4 and 5 of the passage; None where the call is refused, or charged to nothing."""
-    cleared = passage.price(chain, route.offers, request, record, call, tariff, chosen, asked)
-    if isinstance(cleared, Refusal) or not any(cleared.charge):
-        return None
-    return Terms(cleared, record.tags, note_of(record))
+    """The terms of a call that is allowed; None where it is refused, or charged to nothing."""
+    cleared = charged(clearance, request, call, tariff, chosen, asked)
+    return None if isinstance(cleared, Refusal) or not any(cleared.charge) else Terms(cleared)
 
 
 class _Reader:

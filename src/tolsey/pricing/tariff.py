@@ -138,8 +138,7 @@ class Quote:
     @property
     def step(self) -> int:
         """What the hold of a call that grows is extended by, in nano-units; 0 if it does not grow."""
-        per_mb = self.price.per_response_mb + (self.price.per_request_mb if self.size is None else 0)
-        return self.price.per_second * STEP_SECONDS + -(-per_mb * STEP_BYTES // MB)
+        return _step(self.price, self.size)
 
     def parts(self) -> list[tuple[str, int]]:
         """What the amount is made of, each with its nano-units, rounded up alone."""
@@ -175,20 +174,10 @@ class Quote:
 
     def so_far(self, usage: Usage) -> int:
         """What a call that grows has cost up to now, in nano-units."""
-        return self._up(self._grown(usage))
-
-    def _grown(self, usage: Usage) -> Exact:
-        price = self.price
-        grown: Exact = price.flat
-        if price.per_second:
-            grown += Fraction(price.per_second * usage.ns, NANO)
-        if price.per_request_mb or price.per_response_mb:
-            grown += Fraction(price.per_request_mb * usage.sent + price.per_response_mb * usage.received, MB)
-        return grown
+        return self._up(_grown(self.price, usage.sent, usage.received, usage.ns))
 
     def _up(self, exact: Exact) -> int:
-        nano = -(-exact.numerator // exact.denominator)
-        return nano if self.price.at_most is None or self.asked is not None else min(nano, self.price.at_most)
+        return _up(self.price, exact, is_llm=self.asked is not None)
 
     def cost(self, status: int, usage: Usage | None = None) -> Cost:
         """What the call cost that the upstream answered with `status`. It may be more than what is held."""
@@ -197,7 +186,7 @@ class Quote:
             return Cost(0)
         if usage is None:
             return make(Cost, (self.amount.nano, True, ""))
-        exact, note = self._grown(usage), ""
+        exact, note = _grown(price, usage.sent, usage.received, usage.ns), ""
         if self.asked is not None:
             answer = usage.reader
             if not isinstance(answer, Answer):
@@ -235,6 +224,27 @@ class Quote:
         if not isinstance(usage.reader, Pointed):
             raise AssertionError("a reported field is read by a Pointed")
         return usage.reader.value()
+
+
+def _step(price: Price, size: int | None) -> int:
+    per_mb = price.per_response_mb + (price.per_request_mb if size is None else 0)
+    return price.per_second * STEP_SECONDS + -(-per_mb * STEP_BYTES // MB)
+
+
+def _grown(price: Price, sent: int, received: int, ns: int) -> Exact:
+    """What a call costs by its bytes and its time, and the flat price."""
+    grown: Exact = price.flat
+    if price.per_second:
+        grown += Fraction(price.per_second * ns, NANO)
+    if price.per_request_mb or price.per_response_mb:
+        grown += Fraction(price.per_request_mb * sent + price.per_response_mb * received, MB)
+    return grown
+
+
+def _up(price: Price, exact: Exact, *, is_llm: bool) -> int:
+    """Rounded up; `at_most` is the ceiling, but of what an LLM call says of itself."""
+    nano = -(-exact.numerator // exact.denominator)
+    return nano if price.at_most is None or is_llm else min(nano, price.at_most)
 
 
 class Pointed:
@@ -323,8 +333,7 @@ class Tariff:
         flat = self._flat.get(rule)
         if flat is not None:
             return flat
-        empty = Quote(Amount(0, price.unit), price, size, asked, rule)
-        exact = empty._grown(Usage(sent=size or 0)) + empty.step
+        exact = _grown(price, size or 0, 0, 0) + _step(price, size)
         if price.llm is not None:
             if asked is None or (asked.bound is None and price.at_most is None):
                 why = "its body was not read" if asked is None else asked.why
@@ -333,6 +342,6 @@ class Tariff:
         elif price.reported is not None:
             exact = price.at_most or 0
         try:
-            return Quote(Amount(empty._up(exact), price.unit), price, size, asked, rule)
+            return Quote(Amount(_up(price, exact, is_llm=asked is not None), price.unit), price, size, asked, rule)
         except AmountInvalid:
             return Refusal("unpriceable", "what the call may cost fits no amount")
