@@ -93,11 +93,13 @@ class Tallying:
         )
 
     def _key(self, record: CallRecord, route: Route, code: str) -> TallyKey:
-        """The key of a call, from memory where it is made of nothing but a Link, a route and the config's prices."""
-        if not record.links or record.observed is not None or record.llm is not None or record.tags:
+        """The key of a call, from memory where it is made of nothing but a Link, a route, a model and the config's
+        prices.
+        """
+        if not record.links or record.observed is not None or record.tags:
             return _key(record, route, code)
-        leaf = record.links[-1].prefix_id
-        short = (leaf, *route.labels, route.upstream.name, record.method, record.tool, record.unit, code)
+        leaf, model = record.links[-1].prefix_id, _model(record)
+        short = (leaf, *route.labels, route.upstream.name, record.method, model, record.tool, record.unit, code)
         key = self._keys.get(short)
         if key is None:
             key = self._keys[short] = _key(record, route, code)
@@ -139,11 +141,14 @@ def _code(verdict: Outcome, event: Observe | None) -> str:
     return "too_many_holds"
 
 
+def _model(record: CallRecord) -> str:
+    llm = record.llm
+    return "" if llm is None else llm.listed or (OTHER if not record.links else (llm.model or "")[:MAX_TEXT])
+
+
 def _key(record: CallRecord, route: Route, code: str) -> TallyKey:
     labels = [link.label for link in record.links if link.label is not None]
     observed = record.observed is not None
-    llm = record.llm
-    model = "" if llm is None else llm.listed or (OTHER if not record.links else (llm.model or "")[:MAX_TEXT])
     return TallyKey(
         mode=route.mode.value,
         verified=bool(record.links),
@@ -154,7 +159,7 @@ def _key(record: CallRecord, route: Route, code: str) -> TallyKey:
         path=shape(record.path) if observed else route.pattern.text,
         route=route.pattern.text,
         upstream=route.upstream.name,
-        model=model,
+        model=_model(record),
         tool=(record.tool if record.links else OTHER)[:MAX_TEXT] if record.tool else "",
         unit=record.unit,
         code=code,
