@@ -54,7 +54,7 @@ pub struct Plan {
     pub keep_alive: bool,
     /// What a status of 500 and above costs only Python knows.
     pub ask_on_failure: bool,
-    /// Python reads the answer, with what it was told by the events that end a call.
+    /// Python reads the answer: a copy is kept for it.
     pub metered: bool,
     /// Nanoseconds of silence, and in all.
     pub timeout: u64,
