@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.ends import Client, Message
 from tests.gateways import Gateway, problem
 from tests.upstreams import Upstream
 from tolsey.gateway import upstream as upstreams
@@ -56,6 +57,23 @@ async def test_room_is_taken_in_turn() -> None:
     assert order == [7, 1, 5]
 
 
+def test_room_that_is_there_is_taken_at_once() -> None:
+    bodies = Bodies(10)
+    assert (bodies.try_take(11), bodies.try_take(10), bodies.try_take(1)) == (False, True, False)
+    bodies.give(1)
+    assert bodies.try_take(1)
+
+
+async def test_nobody_takes_room_before_those_who_wait() -> None:
+    bodies = Bodies(10)
+    assert bodies.try_take(4)
+    waiting = asyncio.create_task(bodies.take(7, 60))
+    await asyncio.sleep(0)
+    assert not bodies.try_take(1)
+    bodies.give(4)
+    assert await waiting == 7
+
+
 async def test_one_that_is_too_large_is_held_alone() -> None:
     bodies = Bodies(10)
     assert await bodies.take(11, 1) == 10
@@ -93,17 +111,25 @@ async def test_who_gives_up_as_its_turn_comes_gives_it_back() -> None:
 
 
 def test_calls_wait_for_room_and_are_told_when_there_is_none(gateway: Gateway, upstream: Upstream) -> None:
-    token = gateway.token()
-    with gateway.client() as hog, gateway.client() as small:
-        hog.ask("POST", "/v1/chat/completions", f"Content-Length: {MAX_BODIES}", token=token)
+    token, served = gateway.token(), 0
+    with gateway.client() as hog:
+        hog.ask("POST", "/v1/chat/completions", f"Content-Length: {MAX_BODIES}", token=gateway.token())
         hog.say(b"{")
+        # Those that come before it has its room are served.
+        while (answer := answer_beside(hog, gateway, token)).status == 200:
+            served += 1
+        assert (answer.status, problem(answer)["code"]) == (503, "overloaded")
+        assert int(answer["retry-after"]) > 0
+    assert [account["calls"] for account in gateway.accounts(token)] == [served]
+
+
+def answer_beside(hog: Client, gateway: Gateway, token: str) -> Message:
+    """The answer to a call while the body of another is still coming."""
+    with gateway.client() as small:
         small.ask("POST", "/v1/chat/completions", token=token, body=BODY)
         while small.is_silent(0.05):
             hog.say(b" ")
-        answer = small.answer()
-        assert (answer.status, problem(answer)["code"]) == (503, "overloaded")
-        assert int(answer["retry-after"]) > 0
-    gateway.stands(token, spent="0", calls=0)
+        return small.answer()
 
 
 def test_room_comes_back_when_the_call_is_over(gateway: Gateway, upstream: Upstream) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import answer_approvals, is_approval
+from tolsey.gateway.bodies import Bodies
 from tolsey.gateway.client import Client, Cut, Receive, Send, Watch
 from tolsey.gateway.ended import Ended, Over
 from tolsey.gateway.legs import Leg
@@ -37,6 +38,11 @@ class Gateway:
         self.ended = Ended(over)
         self.fast: FastPath | None = None
         """What takes calls past this application."""
+
+    @property
+    def bodies(self) -> Bodies:
+        """Room for request bodies that are read before their calls are priced."""
+        return self._watch.bodies
 
     @property
     def open_calls(self) -> int:

@@ -22,8 +22,7 @@ class Bodies:
         seconds.
         """
         size = min(size, self._size)
-        if size <= self._free and not self._waiting:
-            self._free -= size
+        if self.try_take(size):
             return size
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
@@ -36,6 +35,13 @@ class Bodies:
             self._next()
             raise
         return size
+
+    def try_take(self, size: int) -> bool:
+        """Take room for `size` bytes if there is any at once; whether there was."""
+        if size > self._free or self._waiting:
+            return False
+        self._free -= size
+        return True
 
     def give(self, size: int) -> None:
         """Give back so many bytes."""

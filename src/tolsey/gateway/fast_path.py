@@ -52,6 +52,7 @@ class FastPath:
     def __init__(self, wire: native.Wire, gateway: "Gateway", passage: Passage, server: HttpServer) -> None:
         self._wire = wire
         self._ended = gateway.ended
+        self._bodies = gateway.bodies
         self._passage = passage
         self._book = passage.book
         self._revocations = passage.revocations
@@ -236,7 +237,12 @@ class FastPath:
         """On what terms a call is made; None where it takes the passage."""
         if plan.asking is None:
             return plan.terms
-        return terms_in(plan.asking, record, self._wire.body(call))
+        if not self._bodies.try_take(plan.size):
+            return None
+        terms = terms_in(plan.asking, record, self._wire.body(call))
+        if terms is None:
+            self._bodies.give(plan.size)
+        return terms
 
     def _tell(self, fast: FastCall) -> None:
         """A call has its outcome. Those of a group are seen to together, and not within the Book."""
@@ -409,6 +415,8 @@ class FastPath:
 
     def _end(self, fast: FastCall) -> None:
         del self._calls[fast.call]
+        if fast.plan.asking is not None:
+            self._bodies.give(fast.plan.size)
         self._ended.add(fast.record)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
