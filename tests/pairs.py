@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests import swarm
-from tests.fast_paths import Actor, Script, Seen, copy_keys, request
+from tests.fast_paths import Actor, Script, Seen, copy_keys, counted, request
 from tests.gateways import Gateway, lay_out, until
 from tolsey.gateway.native import OFF
 
@@ -76,6 +76,18 @@ class Pair:
         """The same with what logs and ledgers say."""
         fast, plain = _told(self.fast, [each for each, _ in pairs]), _told(self.plain, [each for _, each in pairs])
         return list(zip(fast, plain, strict=True))
+
+
+def assert_same(pair: Pair) -> None:
+    """All calls took the way that they should have, and in the end both gateways stand the same."""
+    assert any(pair.calls.values())
+    for route, count in pair.calls.items():
+        assert counted(pair.fast, route, count) == count
+        assert counted(pair.plain, route, count) == 0
+    assert pair.fast.accounts(pair.token) == pair.plain.accounts(pair.token)
+    for gateway in (pair.fast, pair.plain):
+        assert gateway.fsck().open_holds == 0
+        assert "Traceback" not in gateway.said()
 
 
 def _told(gateway: Gateway, all_seen: list[Seen]) -> list[Told]:

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from tests.fast_paths import ANSWERS, CHUNKED, HEAD, LARGE, OK, Script, counted, needs_wire, request
-from tests.pairs import Pair, Told, playing
+from tests.fast_paths import ANSWERS, CHUNKED, HEAD, LARGE, OK, Script, needs_wire, request
+from tests.pairs import Pair, Told, assert_same, playing
 
 pytestmark = needs_wire
 
@@ -318,11 +318,4 @@ def test_answers_with_mistakes(pair: Pair, seed: int) -> None:
 
 
 def test_all_of_them_took_the_way_that_they_should_have(pair: Pair) -> None:
-    assert any(pair.calls.values())
-    for route, count in pair.calls.items():
-        assert counted(pair.fast, route, count) == count
-        assert counted(pair.plain, route, count) == 0
-    assert pair.fast.accounts(pair.token) == pair.plain.accounts(pair.token)
-    for gateway in (pair.fast, pair.plain):
-        assert gateway.fsck().open_holds == 0
-        assert "Traceback" not in gateway.said()
+    assert_same(pair)

@@ -218,13 +218,10 @@ impl Wire {
         upstream.whole = matches!(head.framing, Framing::Length(size) if size <= WHOLE);
         let (status, plain) = (head.status, head.headers.are_plain());
         upstream.head = Some(head);
+        self.keep_head(slot, client);
         let Some(each) = self.client(client) else { return Ok(()) };
         each.status = status;
         let asks = status >= 500 && each.plan.as_ref().is_some_and(|plan| plan.ask_on_failure);
-        if each.plan.as_ref().is_some_and(|plan| plan.metered) {
-            self.keep_head(slot, client);
-        }
-        let Some(each) = self.client(client) else { return Ok(()) };
         if !plain || asks {
             each.state = State::HeadAsked;
             self.tell(client, HEAD, u64::from(status), 0);
@@ -306,10 +303,7 @@ impl Wire {
             return;
         }
         let mut piece = std::mem::take(&mut upstream.piece);
-        let Some(each) = self.client(client) else { return };
-        if each.plan.as_ref().is_some_and(|plan| plan.metered) {
-            self.keep_piece(client, &piece, is_whole);
-        }
+        self.keep_piece(client, &piece, is_whole);
         let Some(each) = self.client(client) else { return };
         each.started = true;
         each.sent += piece.len() as u64;

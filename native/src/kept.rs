@@ -15,8 +15,15 @@ pub(crate) struct Kept {
 }
 
 impl Wire {
+    fn is_metered(&mut self, client: usize) -> bool {
+        self.client(client).and_then(|each| each.plan.as_ref()).is_some_and(|plan| plan.metered)
+    }
+
     /// Keeps a metered answer's headers for Python.
     pub(crate) fn keep_head(&mut self, slot: usize, client: usize) {
+        if !self.is_metered(client) {
+            return;
+        }
         let call = self.call_of(client);
         let Some(head) = self.upstream(slot).and_then(|upstream| upstream.head.as_ref()) else { return };
         let mut kept = Kept::default();
@@ -29,6 +36,9 @@ impl Wire {
 
     /// Keeps a piece of its body, and tells Python where it should not wait for the end.
     pub(crate) fn keep_piece(&mut self, client: usize, piece: &[u8], is_whole: bool) {
+        if !self.is_metered(client) {
+            return;
+        }
         let call = self.call_of(client);
         let kept = self.kept.entry(call).or_default();
         let before = kept.data.len();

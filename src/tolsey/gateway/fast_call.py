@@ -3,32 +3,33 @@
 from collections.abc import Callable
 
 from tolsey.errors import LedgerUnavailable
-from tolsey.gateway.plan import Plan, Terms
+from tolsey.gateway.messages import Cleared
+from tolsey.gateway.plan import Plan
 from tolsey.gateway.record import CallRecord
 from tolsey.ledger.events import Outcome, Reserve
 from tolsey.pricing.usage import Usage
 
 
 class FastCall:
-    """A call on the fast path, waiting for its hold, and then under way. `plan` is what it follows, on these `terms`;
-    `usage` is there where it is metered.
+    """A call on the fast path, waiting for its hold, and then under way. `plan` is what it follows, charged as
+    `cleared` says; `usage` is there where it is metered.
     """
 
-    __slots__ = ("_told", "call", "event", "outcome", "plan", "record", "terms", "usage")
+    __slots__ = ("_told", "call", "cleared", "event", "outcome", "plan", "record", "usage")
 
     def __init__(
         self,
         call: int,
         plan: Plan,
-        terms: Terms,
+        cleared: Cleared,
         record: CallRecord,
         event: Reserve,
         told: "Callable[[FastCall], None]",
     ) -> None:
         self.call = call
         self.plan = plan
-        self.terms = terms
-        self.usage: Usage | None = terms.quote.usage() if plan.metered else None
+        self.cleared = cleared
+        self.usage: Usage | None = cleared.quote.usage() if plan.metered else None
         self.record = record
         self.event = event
         self.outcome: Outcome | LedgerUnavailable | None = None

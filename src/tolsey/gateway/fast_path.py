@@ -21,10 +21,10 @@ from tolsey.gateway.cycle import STATUS_LINES
 from tolsey.gateway.destination import NotSent
 from tolsey.gateway.fast_call import FastCall
 from tolsey.gateway.funds import funds_lines, hold_header
-from tolsey.gateway.messages import lines_of
+from tolsey.gateway.messages import Cleared, lines_of
 from tolsey.gateway.passage import Passage
-from tolsey.gateway.plan import Plan, Terms
-from tolsey.gateway.plans import plan_of, terms_in
+from tolsey.gateway.plan import Asking, Plan
+from tolsey.gateway.plans import cleared_by_body, plan_of
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.remembered import Remembered
 from tolsey.gateway.server import HttpServer
@@ -218,31 +218,33 @@ class FastPath:
         record.links = plan.links
         record.received = plan.size
         record.fast = True
-        terms = self._terms(call, plan, record)
-        if terms is None:
+        cleared = self._cleared(call, plan, record)
+        if cleared is None:
             self._hand_over(call)
             return
         record.tags = plan.tags
         hold, until = self._passage.new_hold(now), now + plan.hold_ns
-        event = make(Reserve, (hold, terms.accounts, terms.nano, plan.note, terms.counters, terms.rates, None, until))
+        accounts, counters, rates = cleared.charge
+        nano = cleared.quote.amount.nano if accounts else 0
+        event = make(Reserve, (hold, accounts, nano, plan.note, counters, rates, None, until))
         record.reserving = record.began
-        fast = self._calls[call] = FastCall(call, plan, terms, record, event, self._tell)
+        fast = self._calls[call] = FastCall(call, plan, cleared, record, event, self._tell)
         try:
             self._book.reserve_for(event, fast)
         except LedgerUnavailable as error:
             fast.set_exception(error)
         self._watch()
 
-    def _terms(self, call: int, plan: Plan, record: CallRecord) -> Terms | None:
-        """On what terms a call is made; None where it takes the passage."""
-        if plan.asking is None:
-            return plan.terms
+    def _cleared(self, call: int, plan: Plan, record: CallRecord) -> Cleared | None:
+        """What a call is charged to; None where it takes the passage."""
+        if isinstance(plan.cleared, Cleared):
+            return plan.cleared
         if not self._bodies.try_take(plan.size):
             return None
-        terms = terms_in(plan.asking, record, self._wire.body(call))
-        if terms is None:
+        cleared = cleared_by_body(plan.cleared, record, self._wire.body(call))
+        if cleared is None:
             self._bodies.give(plan.size)
-        return terms
+        return cleared
 
     def _tell(self, fast: FastCall) -> None:
         """A call has its outcome. Those of a group are seen to together, and not within the Book."""
@@ -256,10 +258,10 @@ class FastPath:
         going: list[FastCall] = []
         lines: list[bytes] = []
         for fast in told:
-            outcome, record, terms = fast.outcome, fast.record, fast.terms
+            outcome, record, event = fast.outcome, fast.record, fast.event
             if isinstance(outcome, Granted):
-                if terms.accounts or terms.counters:
-                    record.hold = fast.event.hold
+                if event.accounts or event.counters:
+                    record.hold = event.hold
                 funds = self._may_go(fast, outcome)
                 if funds is not None:
                     going.append(fast)
@@ -267,14 +269,14 @@ class FastPath:
             elif isinstance(outcome, LedgerUnavailable):
                 self._deny(fast, Refusal("ledger_unavailable", outcome.detail))
             elif outcome is not None:
-                self._deny(fast, self._passage.refusal(outcome, terms.cleared))
+                self._deny(fast, self._passage.refusal(outcome, fast.cleared))
         if going:
             self._forward(going, lines)
         self._go_on()
 
     def _may_go(self, fast: FastCall, granted: Granted) -> bytes | None:
         """The lines about its money for the client of a call that is to be sent; None if it was refused instead."""
-        record, terms = fast.record, fast.terms
+        record, unit = fast.record, fast.cleared.quote.price.unit
         revoked = self._revocations.refusal(fast.plan.chain)
         if revoked is not None:
             record.note = f"{revoked.detail} before the call was sent"
@@ -283,8 +285,8 @@ class FastPath:
             self._deny(fast, revoked)
             return None
         if fast.usage is None:
-            record.charge(terms.nano, terms.unit)
-        return funds_lines(record, granted, terms.unit, disclose_chain=self._passage.disclose_chain)
+            record.charge(fast.event.amount, unit)
+        return funds_lines(record, granted, unit, disclose_chain=self._passage.disclose_chain)
 
     def _forward(self, going: list[FastCall], lines: list[bytes]) -> None:
         """Send calls, each with the lines for its client."""
@@ -336,14 +338,14 @@ class FastPath:
     def _head(self, call: int, status: int) -> None:
         """An answer with headers that the wire has no rule for."""
         fast = self._calls[call]
-        record, terms, upstream = fast.record, fast.terms, fast.plan.upstream
+        record, quote, upstream = fast.record, fast.cleared.quote, fast.plan.upstream
         if fast.usage is None:
-            record.charge(terms.quote.cost(status).nano, terms.unit)
+            record.charge(quote.cost(status).nano, quote.price.unit)
         headers = header_rules.down(self._wire.answer_head(call), origin=upstream.origin, prefix=upstream.prefix)
         granted = fast.outcome
         if not isinstance(granted, Granted):
             raise AssertionError("what is under way was granted")
-        funds = funds_lines(record, granted, terms.unit, disclose_chain=self._passage.disclose_chain)
+        funds = funds_lines(record, granted, quote.price.unit, disclose_chain=self._passage.disclose_chain)
         self._wire.head(call, lines_of(headers) + funds)
 
     def _use(self, call: int, status: int) -> None:
@@ -407,7 +409,7 @@ class FastPath:
         if fast.usage is not None:
             answered(record, fast.usage)
         if record.hold is not None:
-            quote, held = fast.terms.quote, fast.event.amount
+            quote, held = fast.cleared.quote, fast.event.amount
             resolved = resolution(record, record.hold, quote, held, sent=sent, usage=fast.usage, kept=None)
             self._book.resolve(resolved)
         elif record.status is None:
@@ -415,7 +417,7 @@ class FastPath:
 
     def _end(self, fast: FastCall) -> None:
         del self._calls[fast.call]
-        if fast.plan.asking is not None:
+        if isinstance(fast.plan.cleared, Asking):
             self._bodies.give(fast.plan.size)
         self._ended.add(fast.record)
 

@@ -49,7 +49,6 @@ BROKEN: Final[Mapping[int, str]] = {
 
 _EVENT: Final = struct.Struct("=IIQQQ")
 _MOST_EVENTS: Final = 256
-_HEAD_ROOM: Final = 512 * 1024
 _NOTHING: Final = ctypes.c_size_t(-1).value
 
 Event = tuple[int, int, int, int, int]
@@ -119,7 +118,6 @@ class Wire:
         if self._wire is None:
             raise OSError("the system gives no epoll descriptor")
         self._go = library.tolsey_wire_go
-        self._body, self._kept = library.tolsey_wire_body, library.tolsey_wire_kept
         self._room_for(64 * 1024)
         self._head = ctypes.c_size_t()
         self._head_at = ctypes.byref(self._head)
@@ -189,12 +187,7 @@ class Wire:
 
     def body(self, call: int) -> bytes:
         """The body of a request that is whole."""
-        # By way of room that is there: ctypes takes five times as long to read at a pointer.
-        length: int = self._body(self._wire, call, self._room, self._size)
-        if length > self._size:
-            self._room_for(length)
-            return self.body(call)
-        return bytes(self._seen[:length])
+        return self._copied(self._library.tolsey_wire_body, call) or b""
 
     def remember(
         self,
@@ -241,22 +234,28 @@ class Wire:
 
     def answer_head(self, call: int) -> list[tuple[bytes, bytes]]:
         """The headers of an answer that Python is asked about."""
-        room = ctypes.create_string_buffer(_HEAD_ROOM)
-        length: int = self._library.tolsey_wire_answer_head(self._wire, call, room, _HEAD_ROOM)
-        return _headers(room.raw[: min(length, _HEAD_ROOM)])
+        return _headers(self._copied(self._library.tolsey_wire_answer_head, call) or b"")
 
     def kept(self, call: int) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         """What was not taken yet of a metered answer, its headers the first time and a piece of its body; None where
         none was kept. It is there when the call is over too, once.
         """
-        length: int = self._kept(self._wire, call, self._room, self._size, self._head_at)
+        kept = self._copied(self._library.tolsey_wire_kept, call, self._head_at)
+        if kept is None:
+            return None
+        head = self._head.value
+        return _headers(kept[:head]), kept[head:]
+
+    def _copied(self, function: Any, call: int, *more: object) -> bytes | None:  # noqa: ANN401 - as ctypes has it
+        """What `function` copies of a call, None if there is nothing of it."""
+        # By way of room that is there: ctypes takes five times as long to read at a pointer.
+        length: int = function(self._wire, call, self._room, self._size, *more)
         if length == _NOTHING:
             return None
         if length > self._size:
             self._room_for(length)
-            return self.kept(call)
-        head = self._head.value
-        return _headers(bytes(self._seen[:head])), bytes(self._seen[head:length])
+            return self._copied(function, call, *more)
+        return bytes(self._seen[:length])
 
     def _room_for(self, size: int) -> None:
         self._size = size

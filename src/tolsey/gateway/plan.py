@@ -8,41 +8,18 @@ from tolsey.gateway.request import Request
 from tolsey.gateway.routes import Route, Routes
 from tolsey.gateway.trace import Trace
 from tolsey.gateway.upstream import Upstream
-from tolsey.pricing.tariff import Chosen, Quote, Tariff
+from tolsey.pricing.tariff import Chosen, Tariff
 from tolsey.token.caveats import Model
-from tolsey.token.chain import Account, Chain, Link, Rate
+from tolsey.token.chain import Chain, Link
 from tolsey.token.clearing import Clearance, ends_of
 from tolsey.token.tags import Tags
 
 
 @dataclass(slots=True, eq=False)
-class Terms:
-    """On what terms a call is made: it is charged as `cleared` says. They do not change.
-
-    What every call asks for stands beside what it is a part of: what it is charged to, and its price, `nano` nano-units
-    of `unit`.
-    """
-
-    cleared: Cleared
-    accounts: tuple[Account, ...] = field(init=False)
-    counters: tuple[Account, ...] = field(init=False)
-    rates: tuple[Rate, ...] = field(init=False)
-    quote: Quote = field(init=False)
-    nano: int = field(init=False)
-    unit: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.accounts, self.counters, self.rates = self.cleared.charge
-        self.quote = self.cleared.quote
-        self.nano = self.quote.amount.nano if self.accounts else 0
-        self.unit = self.quote.price.unit
-
-
-@dataclass(slots=True, eq=False)
 class Asking:
-    """What it takes to read the terms of a call in its body: the `request`, the `call` that it attempts but for the
-    instant and the model, the price that was `chosen` from the `tariff`, and that the token allows the call for the
-    `models` that are meant (all of them must mean it).
+    """What it takes to clear a call whose price stands in its body: the `request`, the `call` that it attempts but for
+    the instant and the model, the price that was `chosen` from the `tariff`, that the token allows the call but for its
+    model (`clearance`), and the `models` that it is for, all of which must mean the call's.
     """
 
     request: Request
@@ -56,7 +33,7 @@ class Asking:
 @dataclass(slots=True, eq=False)
 class Plan:
     """What is known of requests of the same bytes from the same address: `head` goes to `upstream`, with a body of
-    `size` bytes, on these `terms`; None where they stand in the body, and `asking` is there instead. It stands under
+    `size` bytes, and the call is charged as `cleared` says, or as it comes to be cleared by its body. It stands under
     `routes`, until the instant `ends` (nanoseconds since the epoch; None: always), while `chain` is not revoked. What
     an entry says of the call is `note`, with its `tags`. With `keep_alive` the connection is good for a next request;
     with `metered` the answer says what the call costs. It does not change.
@@ -73,15 +50,15 @@ class Plan:
     trace: Trace | None
     tags: Tags
     note: str
-    terms: Terms | None
-    asking: Asking | None
+    cleared: Cleared | Asking
     keep_alive: bool
-    metered: bool
+    metered: bool = field(init=False)
     ends: int | None = field(init=False)
     links: tuple[Link, ...] = field(init=False)
     hold_ns: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.metered = isinstance(self.cleared, Asking) or self.cleared.quote.varies
         self.ends = ends_of(self.chain)
         self.links = self.chain.links
         self.hold_ns = self.route.hold_ns

@@ -17,10 +17,10 @@ from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import is_approval
 from tolsey.gateway.clearing import allowed, charged
-from tolsey.gateway.messages import add_length, headers_up, note_of, target_of
+from tolsey.gateway.messages import Cleared, add_length, headers_up, note_of, target_of
 from tolsey.gateway.own import OWN_PREFIX
 from tolsey.gateway.passage import Passage
-from tolsey.gateway.plan import Asking, Plan, Terms
+from tolsey.gateway.plan import Asking, Plan
 from tolsey.gateway.record import CallRecord, llm_call
 from tolsey.gateway.repeats import key_of
 from tolsey.gateway.request import Request, call_of, read_request
@@ -69,16 +69,15 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     clearance = allowed(chain, route.offers, request, record, call, leaving=(Model,) if is_llm else ())
     if isinstance(clearance, Refusal):
         return None
-    asking: Asking | None = None
-    terms: Terms | None = None
+    cleared: Cleared | Asking | None
     if is_llm:
         models = dict.fromkeys(term.meaning for term in chain.terms if isinstance(term.meaning, Model))
-        asking = Asking(request, call, route.tariff, chosen, clearance, tuple(models))
+        cleared = Asking(request, call, route.tariff, chosen, clearance, tuple(models))
     else:
-        terms = _terms(clearance, request, call, route.tariff, chosen, None)
-        if terms is None:
-            return None
-    reads = terms is None or terms.quote.reads
+        cleared = _cleared(clearance, request, call, route.tariff, chosen, None)
+    if cleared is None:
+        return None
+    reads = isinstance(cleared, Asking) or cleared.quote.reads
     headers = headers_up(request, route, call, request.trace, reads=reads)
     add_length(headers, request.method, request.size)
     return Plan(
@@ -93,34 +92,33 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         request.trace,
         record.tags,
         note_of(record),
-        terms,
-        asking,
+        cleared,
         keep_alive=reader.keep_alive,
-        metered=terms is None or terms.quote.varies,
     )
 
 
-def terms_in(asking: Asking, record: CallRecord, body: bytes) -> Terms | None:
-    """On what terms a call is made whose price stands in its body; None where it takes the passage, as it is refused or
-    another body goes upstream.
+def cleared_by_body(asking: Asking, record: CallRecord, body: bytes) -> Cleared | None:
+    """Clear a call whose price stands in its body; None where it takes the passage, as it is refused or goes upstream
+    with another body.
     """
     request, tariff, chosen = asking.request, asking.tariff, asking.chosen
-    asked = tariff.read(chosen.price, asking.call._replace(now=record.at), request.headers, body)
+    call = asking.call._replace(now=record.at)
+    asked = tariff.read(chosen.price, call, request.headers, body)
     if isinstance(asked, Refusal) or asked.withholds:
         return None
     record.llm = llm_call(asked)
-    call = asking.call._replace(now=record.at, model=asked.model)
+    call = call._replace(model=asked.model)
     if any(model.refusal(call) is not None for model in asking.models):
         return None
-    return _terms(asking.clearance, request, call, tariff, chosen, asked)
+    return _cleared(asking.clearance, request, call, tariff, chosen, asked)
 
 
-def _terms(
+def _cleared(
     clearance: Clearance, request: Request, call: Call, tariff: Tariff, chosen: Chosen, asked: Asked | None
-) -> Terms | None:
-    """The terms of a call that is allowed; None where it is refused, or charged to nothing."""
+) -> Cleared | None:
+    """What an allowed call is charged to; None where it is refused, or charged to nothing."""
     cleared = charged(clearance, request, call, tariff, chosen, asked)
-    return None if isinstance(cleared, Refusal) or not any(cleared.charge) else Terms(cleared)
+    return None if isinstance(cleared, Refusal) or not any(cleared.charge) else cleared
 
 
 class _Reader:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from tolsey.gateway import native
-from tolsey.gateway.plan import Plan
+from tolsey.gateway.plan import Asking, Plan
 from tolsey.gateway.upstream import Upstream
 
 MOST_PLANS: Final = 4096
@@ -55,7 +55,7 @@ class Remembered:
         flags = 0
         if seen in self._once:
             # What reads the body of a request has its headers once more.
-            size = len(head) * (1 if plan.asking is None else 2) + len(plan.head)
+            size = len(head) * (2 if isinstance(plan.cleared, Asking) else 1) + len(plan.head)
             if self._kept >= MOST_PLANS or self._bytes + size > MOST_BYTES:
                 self.forget()
             self._kept += 1
@@ -67,8 +67,9 @@ class Remembered:
             flags = native.ONCE
         flags |= native.HEAD_ONLY if plan.method == "HEAD" else 0
         flags |= native.KEEP_ALIVE if plan.keep_alive else 0
-        flags |= native.METERED if plan.metered else 0
-        if plan.terms is not None and not plan.metered and plan.terms.quote.price.free_on_failure:
+        if isinstance(plan.cleared, Asking) or plan.metered:
+            flags |= native.METERED
+        elif plan.cleared.quote.price.free_on_failure:
             flags |= native.ASK_ON_FAILURE
         self._number = self._number % 0xFFFFFFFF + 1
         self._plans[self._number] = plan

@@ -52,7 +52,7 @@ class UnitPrice:
 
     def most(self, tokens: int) -> Exact:
         """The highest rate of a call with at most so many tokens of input."""
-        return max([self.base, *[rate for start, rate in self.tiers if tokens > start]])
+        return max([self.base] + [rate for start, rate in self.tiers if tokens > start])
 
 
 class UnitPrices(dict[str, UnitPrice]):
