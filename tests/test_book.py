@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -14,7 +15,7 @@ from tests.reading import fsck
 from tests.simulation_loop import Loop
 from tolsey.ledger.books import Balance
 from tolsey.ledger.events import Granted, Reserve, Settle, Void
-from tolsey.store.book import RESOLVE_SECONDS, Book
+from tolsey.store.book import MOST_ROUNDS_NS, RESOLVE_SECONDS, ROUNDS, Book
 from tolsey.store.owners import Turn
 from tolsey.store.reports import Checked
 from tolsey.store.sqlite_file import Durability
@@ -78,6 +79,68 @@ async def test_what_waits_is_one_group(ledger: FaultyLedger, book: Book) -> None
         == [f"granted, {99 - n} left" for n in range(100)] + ["root is short: 0 spent, 100 held of 100"] * 50
     )
     assert [len(group) for group in ledger.committed] == [1, 150]
+
+
+async def test_who_was_told_goes_on_before_the_next_group(ledger: FaultyLedger, book: Book) -> None:
+    first, rounds = await first_of_two_groups(ledger, book, each_round=lambda: None)
+    assert rounds == [first] * ROUNDS + [first + 1]
+
+
+async def test_rounds_that_take_long_are_fewer(
+    ledger: FaultyLedger, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    now = 0
+
+    def each_round() -> None:
+        nonlocal now
+        now = next(clock) * (MOST_ROUNDS_NS // 2)
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now)
+    first, rounds = await first_of_two_groups(ledger, book, each_round=each_round)
+    assert rounds == [first] * 3 + [first + 1] * (ROUNDS - 2)
+
+
+async def first_of_two_groups(
+    ledger: FaultyLedger, book: Book, each_round: Callable[[], None]
+) -> tuple[int, list[int]]:
+    """How many groups there are when a call is told of its own while another one waits, and how many in each round of
+    the loop from then on.
+    """
+    rounds: list[int] = []
+
+    async def call() -> None:
+        await book.reserve(Reserve("h1", ROOT, 1))
+        for _ in range(ROUNDS + 1):
+            each_round()
+            rounds.append(len(ledger.committed))
+            await asyncio.sleep(0)
+
+    with ledger.stalled():
+        told = asyncio.create_task(call())
+        await until(lambda: ledger.waiting)
+        waits = later(Reserve("h2", ROOT, 1), book=book)
+        await asyncio.sleep(0)
+    before = len(ledger.committed)
+    await told
+    assert await texts(waits) == ["granted, 98 left"]
+    return before, rounds
+
+
+async def test_who_calls_between_two_groups_is_of_the_next(ledger: FaultyLedger, book: Book) -> None:
+    async def call_twice() -> str:
+        await book.reserve(Reserve("h1", ROOT, 1))
+        for _ in range(ROUNDS - 1):
+            await asyncio.sleep(0)
+        return say(await book.reserve(Reserve("h3", ROOT, 1)))
+
+    with ledger.stalled():
+        twice = asyncio.create_task(call_twice())
+        await until(lambda: ledger.waiting)
+        waits = later(Reserve("h2", ROOT, 1), book=book)
+        await asyncio.sleep(0)
+    assert [await twice, *await texts(waits)] == ["granted, 97 left", "granted, 98 left"]
+    assert [len(group) for group in ledger.committed] == [1, 2]
 
 
 async def test_resolutions_come_first_so_that_their_money_is_there(ledger: FaultyLedger, book: Book) -> None:

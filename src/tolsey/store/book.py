@@ -7,7 +7,8 @@
   nothing.
 
 Events are committed in groups: whatever waits when the writer is free goes into one transaction, resolutions first, so
-that money on its way back is there for the next reserve. A lone call waits for nothing but its own commit. Nobody waits
+that money on its way back is there for the next reserve. Between two groups the loop goes on for some rounds: who was
+told sends its call, and who calls meanwhile joins. A lone call waits for nothing but its own commit. Nobody waits
 for a resolution, so it waits a moment for a reserve to be written with: then the disk is synced once for both, and no
 reserve finds the writer busy with what could have waited.
 """
@@ -35,6 +36,14 @@ RESOLVE_SECONDS = 0.005
 
 _TICK_SECONDS = 0.001
 """What uvloop's clock tells apart: to wait for less is not to wait."""
+
+ROUNDS = 10
+"""How many rounds the loop makes between two groups, so that who was told goes on, and who calls meanwhile joins the
+next one (docs/decisions/0041).
+"""
+
+MOST_ROUNDS_NS = 1_000_000
+"""How long these may take, in nanoseconds, but for the last."""
 
 OBSERVE_SECONDS = 0.5
 """How long observed calls wait for others."""
@@ -234,6 +243,7 @@ class Book:
             # After a failure the ledger is asked again, if only with an empty group: nobody may call meanwhile.
             while self._has_work() or self._expired or self._must_ask():
                 await self._group()
+                await self._let_others()
             if self._closing:
                 return
             self._asleep = self._loop.create_future()
@@ -242,6 +252,16 @@ class Book:
             else:
                 await self._asleep
             self._look_for_room()
+
+    async def _let_others(self) -> None:
+        """Let the loop go on: a group that began at once would keep waiting whoever was told just now, and would be of
+        few calls.
+        """
+        until = time.perf_counter_ns() + MOST_ROUNDS_NS
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
+            if time.perf_counter_ns() >= until:
+                break
 
     async def _group(self) -> None:
         resolutions, self._resolutions = self._resolutions, []
