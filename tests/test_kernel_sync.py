@@ -181,8 +181,20 @@ async def test_a_group_whose_sync_fails_is_in_doubt(
         with pytest.raises(CommitUnknown, match=f"cannot be synced: .*{os.strerror(number)}") as found:
             await ledger.write([Reserve("h1", ROOT, 60)])
     assert found.value.full == full
+    again: list[int] = []
+    real = os.pwrite
+
+    def watch(fd: int, data: bytes, at: int) -> int:
+        again.append(threading.get_ident())
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", watch)
     outcomes = await ledger.write([Reserve("h1", ROOT, 60), Settle("h1", 60)])
+    assert len(again) == 1, "what the sync has not written is written again"
+    assert again != [threading.get_ident()], "and not by the loop"
+    await ledger.write([Reserve("h2", ROOT, 1)])
+    assert len(again) == 1, "once"
     assert [say(outcome) for outcome in outcomes] == ["granted, 40 left", "settle 60"]
-    assert journal(ledgers.path) == [("reserve", "h1", 60), ("settle", "h1", 60)]
+    assert journal(ledgers.path) == [("reserve", "h1", 60), ("settle", "h1", 60), ("reserve", "h2", 1)]
     await ledger.close()
     assert fsck(ledgers.path).difference is None

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,12 +11,14 @@ import pytest
 from tests.ledgers import Ledgers, database, journal, purse, say
 from tests.reading import fsck
 from tolsey.errors import LedgerFull, LedgerUnavailable
-from tolsey.ledger.events import Open, Reserve, Settle
+from tolsey.ledger.events import Kind, Open, Reserve, Settle
 from tolsey.store import sqlite_file
+from tolsey.store.sqlite import SqliteLedger
 from tolsey.store.sqlite_file import Durability
 from tolsey.testing import NOON
 
 ROOT = purse("root 100")
+SECTOR = 512
 
 
 @pytest.fixture
@@ -63,6 +65,74 @@ def test_a_sync_that_fails_says_why(
             ledger.run([Reserve("h1", ROOT, 60)], NOON)
     assert found.type is raised
     assert [say(outcome) for outcome in ledger.run([Reserve("h1", ROOT, 60)], NOON)] == ["granted, 40 left"]
+
+
+class Disk:
+    """The disk under a WAL, as Linux keeps it: a sync that fails says so once, and what it has not written then counts
+    as written. Only what was written since, be it the same, goes with the next one.
+    """
+
+    def __init__(self, ledger: Path, patch: pytest.MonkeyPatch) -> None:
+        self.fails = False
+        self._ledger, self._wal = ledger, Path(f"{ledger}-wal")
+        self._seen = self._kept = self._wal.read_bytes()
+        self._again: set[int] = set()
+        self._pwrite = os.pwrite
+        patch.setattr(os, "fdatasync", self.sync)
+        patch.setattr(os, "pwrite", self.write)
+
+    def write(self, fd: int, data: bytes, at: int) -> int:
+        self._again |= set(range(at // SECTOR, (at + len(data) - 1) // SECTOR + 1))
+        return self._pwrite(fd, data, at)
+
+    def sync(self, _: int) -> None:
+        before, now = cut(self._seen), cut(self._wal.read_bytes())
+        dirty = {n for n, sector in enumerate(now) if n in self._again or before[n : n + 1] != [sector]}
+        self._seen, self._again = b"".join(now), set()
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        kept = cut(self._kept)
+        kept += [b"\0" * SECTOR] * (len(now) - len(kept))
+        self._kept = b"".join(sector if n in dirty else kept[n] for n, sector in enumerate(now))
+
+    def after_a_power_cut(self, folder: Path) -> Path:
+        """The ledger with as much of the WAL as is on disk."""
+        folder.mkdir()
+        left = folder / self._ledger.name
+        left.write_bytes(self._ledger.read_bytes())
+        Path(f"{left}-wal").write_bytes(self._kept)
+        return left
+
+
+def cut(data: bytes) -> list[bytes]:
+    return [data[at : at + SECTOR] for at in range(0, len(data), SECTOR)]
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda ledger: ledger.run([Reserve("h2", ROOT, 1)], NOON),
+        lambda ledger: ledger.note(Kind.KEYS, "other keys", NOON),
+        lambda ledger: ledger.entry_count(),
+        lambda ledger: ledger.checkpoint(),
+    ],
+    ids=["a group", "a note", "a count for the keyring", "a copy"],
+)
+def test_a_sync_after_one_that_failed_leaves_no_gap(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: Callable[[SqliteLedger], object]
+) -> None:
+    ledger = ledgers.open("o1", durability="full")
+    disk = Disk(ledgers.path, monkeypatch)
+    ledger.run([Reserve("h0", ROOT, 1)], NOON)
+    disk.fails = True
+    for _ in range(2):
+        with pytest.raises(LedgerUnavailable, match="cannot be synced"):
+            ledger.run([Reserve("h1", ROOT, 1)], NOON)
+    disk.fails = False
+    then(ledger)
+    left = disk.after_a_power_cut(tmp_path / "left")
+    assert journal(left) == journal(ledgers.path)
+    assert fsck(left).difference is None
 
 
 def wal_size(ledgers: Ledgers) -> int:

@@ -92,11 +92,14 @@ class EmbeddedLedger:
         return outcomes
 
     async def _sync(self) -> None:
-        try:
-            if self._syncs is not None and await self._syncs.sync(self._ledger.wal.descriptor):
-                return
-        except ERRORS as error:
-            raise unavailable(NOT_SYNCED, error) from None
+        wal = self._ledger.wal
+        if self._syncs is not None and not wal.in_doubt:
+            try:
+                if await self._syncs.sync(wal.descriptor):
+                    return
+            except ERRORS as error:
+                wal.in_doubt = True
+                raise unavailable(NOT_SYNCED, error) from None
         await self._in_thread(self._ledger.sync)
 
     async def _take_turn(self) -> None:

@@ -223,12 +223,21 @@ class SqliteLedger:
         self._rows.committed()
 
     def sync(self) -> None:
-        """Have on disk what was committed, by whomever, if this ledger is to be that durable. Needs no turn; blocks.
-        Raises `LedgerUnavailable`; then what was committed may be kept all the same.
+        """Have on disk what was committed, by whomever, if this ledger is to be that durable. The caller has no turn;
+        blocks. Raises `LedgerUnavailable`; then what was committed may be kept all the same.
         """
         if self.durability == "full":
             with errors_of(NOT_SYNCED):
-                self.wal.sync()
+                self._sync()
+
+    def _sync(self) -> None:
+        if self.wal.in_doubt:
+            self.turn.take()
+            try:
+                self.wal.write_again()
+            finally:
+                self.turn.give()
+        self.wal.sync()
 
     def roll_back(self) -> None:
         """Undo what is staged and forget what was read."""
@@ -394,7 +403,7 @@ class SqliteLedger:
     @errors_of("the ledger cannot be written")
     def checkpoint(self) -> None:
         """Copy the WAL, synced while others still write, into the file under the turn; it is begun anew. Blocks."""
-        self.wal.sync()
+        self._sync()
         self.turn.take()
         try:
             busy = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]

@@ -12,6 +12,7 @@ from typing import Final
 MOST_KEPT_BYTES: Final = 64 * 1024 * 1024
 """To how much of a WAL that had grown larger SQLite cuts it back when it begins it anew."""
 
+_PIECE: Final = 1024 * 1024
 _HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 _SALTS: Final = 8
@@ -24,12 +25,27 @@ class Wal:
 
     def __init__(self, ledger: Path) -> None:
         """Open it; a connection to the ledger is open already."""
-        self.descriptor = os.open(f"{ledger}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(f"{ledger}-wal", os.O_RDWR | os.O_CLOEXEC)
+        self.in_doubt = False
+        """Whether a sync of it has failed, and nothing was written again since."""
         self._copied = (b"", 0)
 
     def sync(self) -> None:
-        """Have on disk what was written, by whomever. Blocks; raises OSError."""
-        os.fdatasync(self.descriptor)
+        """Have on disk what was written, by whomever. Blocks; raises OSError: then it is in doubt."""
+        try:
+            os.fdatasync(self.descriptor)
+        except OSError:
+            self.in_doubt = True
+            raise
+
+    def write_again(self) -> None:
+        """Write all of it once more, as it is, for a sync of what is in doubt: Linux says of what it could not write
+        that it failed once, and takes it for written from then on (fsync(2)). The caller has the turn. Blocks; raises
+        OSError.
+        """
+        for at in range(0, os.fstat(self.descriptor).st_size, _PIECE):
+            os.pwrite(self.descriptor, os.pread(self.descriptor, _PIECE, at), at)
+        self.in_doubt = False
 
     def waiting(self) -> int:
         """How many bytes are not copied into the ledger file yet, as far as this process knows."""
