@@ -5,17 +5,19 @@ call by call, and what is its own: that each body is priced, and what takes the 
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests import cli
+from tests import cli, swarm
 from tests.ends import Broken, Message
 from tests.fast_paths import HEAD, LONG, ROUTE, Script, answer_to, counted, needs_wire, request, resolution
-from tests.gateways import Gateway, child_of, problem, serving, until
+from tests.gateways import Gateway, child_of, lay_out, problem, serving, until
 from tests.pairs import Pair, Told, assert_same, playing
 from tests.scraping import scrape
 from tests.upstreams import Upstream
+from tolsey.gateway.native import OFF
 
 pytestmark = needs_wire
 
@@ -347,3 +349,40 @@ def test_one_whose_token_is_revoked_is_cut_and_pays_what_was_held(
     kind, _, note = resolution(gateway)
     assert (kind, note.split(":")[0]) == ("settle", "unmetered")
     assert counted(gateway, f"{place}/*", 1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["", "1"], ids=["on the fast path", "in the passage"])
+def test_what_is_under_way_when_the_gateway_ends_pays_for_what_was_shown(
+    tmp_path: Path, upstream: Upstream, wire: str
+) -> None:
+    route = '[server]\n[[upstream]]\nname = "plain"\nurl = "http://127.0.0.1:<port>"\n' + MODELS
+    own = lay_out(tmp_path, route + ROUTE.format(name="l", upstream="plain", more='llm = "openai"'), port=upstream.port)
+    own.env[OFF] = wire
+    with swarm.ending(own):
+        own.begin()
+        assert own.process is not None
+        token = own.token()
+        with own.client() as shown, own.client() as silent:
+            body = asking(stream=True, stream_options={"include_usage": True})
+            talks = []
+            for client in (shown, silent):
+                client.say(request("POST", "/l/talk/chat/completions", token, JSON, body=body))
+                talks.append(upstream.hear())
+            head, event, *_ = in_chunks(EVENT, head=HEAD + EVENTS)
+            talks[0].say(head, event)
+            assert shown.head().status == 200
+            assert shown.chunk() == EVENT
+            own.process.terminate()
+            assert own.ends(40) == 0, own.said()
+        for talk in talks:
+            assert talk.is_left()
+            talk.close()
+        settled = sorted((entry.amount, entry.note) for entry in own.entries() if entry.kind == "settle")
+        held = max(entry.amount for entry in own.entries() if entry.kind == "reserve")
+        assert [amount == held for amount, _ in settled] == [False, True]
+        assert settled[0][1].startswith("the client went away: ")
+        assert f"{len('Because') + 1} out, by what was shown" in settled[0][1]
+        assert settled[1][1] == "unmetered: the client went away"
+        assert own.fsck().open_holds == 0
+        assert "Traceback" not in own.said()

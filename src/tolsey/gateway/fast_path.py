@@ -64,6 +64,7 @@ class FastPath:
         self._told: list[FastCall] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept = False
+        self._stopped = False
         for status, line in STATUS_LINES.items():
             wire.status_line(status, line)
         self._date = b""
@@ -115,9 +116,13 @@ class FastPath:
             self._wire.sweep()
             self._go_on()
             await asyncio.sleep(0.01)
-        for fast in tuple(self._calls.values()):
-            self._wire.abort(fast.call)
-            self._failed(fast.call, native.GONE, _WENT, 0)
+        self._stopped = True
+        late = tuple(self._calls)
+        for call in late:
+            self._wire.cut(call)
+        self._go_on()
+        for call in late:
+            self._wire.abort(call)
         self._loop.remove_reader(self._wire.fileno())
         self._timer.cancel()
 
@@ -383,7 +388,7 @@ class FastPath:
         if started:
             record.answered = status
         refusal: Refusal | None = None
-        if kind == native.GONE:
+        if kind == native.GONE or self._stopped:
             record.note = Cut.DISCONNECTED
         elif why in _CUTS:
             cut = _CUTS[why]
