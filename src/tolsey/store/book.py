@@ -42,8 +42,8 @@ ROUNDS = 10
 next one (docs/decisions/0041).
 """
 
-MOST_ROUNDS_NS = 1_000_000
-"""How long these may take, in nanoseconds, but for the last."""
+ROUNDS_SECONDS = 0.002
+"""After how long there is no further one. uvloop's clock tells milliseconds apart."""
 
 OBSERVE_SECONDS = 0.5
 """How long observed calls wait for others."""
@@ -257,10 +257,10 @@ class Book:
         """Let the loop go on: a group that began at once would keep waiting whoever was told just now, and would be of
         few calls.
         """
-        until = time.perf_counter_ns() + MOST_ROUNDS_NS
+        until = self._loop.time() + ROUNDS_SECONDS
         for _ in range(ROUNDS):
             await asyncio.sleep(0)
-            if time.perf_counter_ns() >= until:
+            if self._loop.time() >= until:
                 break
 
     async def _group(self) -> None:
