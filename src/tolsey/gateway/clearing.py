@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway import headers as header_rules
@@ -11,8 +13,8 @@ from tolsey.gateway.repeats import claim_of, key_of
 from tolsey.gateway.request import Request
 from tolsey.l402.offers import is_for
 from tolsey.pricing.llm import Asked
-from tolsey.pricing.tariff import Chosen, Tariff
-from tolsey.token.chain import Chain
+from tolsey.pricing.tariff import Chosen, Quote, Tariff
+from tolsey.token.chain import Chain, Charge
 from tolsey.token.clearing import Clearance, clear
 from tolsey.token.tags import tags_of
 
@@ -61,3 +63,21 @@ def charged(
         scope = chain.links[-1].prefix_id
         claim = claim_of(key, scope, request.method, request.path, request.query, request.headers)
     return Cleared(call, chain, quote, charge, claim)
+
+
+def observed(
+    record: CallRecord, cleared: Cleared | Refusal, call: Call, chain: Chain | Refusal, quote: Quote | Refusal
+) -> Cleared | None:
+    """What a call that is only observed counts for, whether it was cleared or not; None where that is not known. What
+    it met is written into its record.
+    """
+    if isinstance(cleared, Cleared):
+        record.observed = ""
+        return msgspec.structs.replace(cleared, claim=None)
+    record.observed = cleared.code
+    if isinstance(quote, Refusal):
+        return None
+    if isinstance(chain, Refusal):
+        return Cleared(call, None, quote, Charge((), (), ()), None)
+    purse = chain.purse(quote.amount.unit) if quote.amount.nano else ()
+    return Cleared(call, chain, quote, Charge(purse, chain.counters, chain.rates), None)

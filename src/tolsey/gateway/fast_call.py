@@ -6,16 +6,16 @@ from tolsey.errors import LedgerUnavailable
 from tolsey.gateway.messages import Cleared
 from tolsey.gateway.plan import Plan
 from tolsey.gateway.record import CallRecord
-from tolsey.ledger.events import Outcome, Reserve
+from tolsey.ledger.events import Outcome
 from tolsey.pricing.usage import Usage
 
 
 class FastCall:
-    """A call on the fast path, waiting for its hold, and then under way. `plan` is what it follows, charged as
-    `cleared` says; `usage` is there where it is metered.
+    """A call on the fast path, waiting for its `hold` of `held` nano-units, and then under way. `plan` is what it
+    follows, charged as `cleared` says; `usage` is there where it is metered.
     """
 
-    __slots__ = ("_told", "call", "cleared", "event", "outcome", "plan", "record", "usage")
+    __slots__ = ("_told", "call", "cleared", "held", "hold", "outcome", "plan", "record", "usage")
 
     def __init__(
         self,
@@ -23,7 +23,8 @@ class FastCall:
         plan: Plan,
         cleared: Cleared,
         record: CallRecord,
-        event: Reserve,
+        hold: str,
+        held: int,
         told: "Callable[[FastCall], None]",
     ) -> None:
         self.call = call
@@ -31,7 +32,8 @@ class FastCall:
         self.cleared = cleared
         self.usage: Usage | None = cleared.quote.usage() if plan.metered else None
         self.record = record
-        self.event = event
+        self.hold = hold
+        self.held = held
         self.outcome: Outcome | LedgerUnavailable | None = None
         self._told = told
 

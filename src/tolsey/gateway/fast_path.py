@@ -28,7 +28,7 @@ from tolsey.gateway.plans import cleared_by_body, plan_of
 from tolsey.gateway.record import CallRecord
 from tolsey.gateway.remembered import Remembered
 from tolsey.gateway.server import HttpServer
-from tolsey.gateway.settling import answered, broken, resolution, unsent
+from tolsey.gateway.settling import answered, broken, observe, resolution, unsent
 from tolsey.ledger.events import Granted, Reserve
 from tolsey.tuples import make
 
@@ -103,7 +103,7 @@ class FastPath:
     def cut_revoked(self) -> None:
         """Cut every call under way upstream whose token is revoked by now."""
         for fast in tuple(self._calls.values()):
-            if self._revocations.revoked(fast.plan.chain) is not None:
+            if self._revoked(fast.plan) is not None:
                 self._wire.cut(fast.call)
         self._go_on()
 
@@ -209,7 +209,11 @@ class FastPath:
         """Whether a call at the instant `now` (nanoseconds since the epoch) goes by a plan."""
         if self._passage.routes is not plan.routes or (plan.ends is not None and now >= plan.ends):
             return False
-        return self._revocations.refusal(plan.chain) is None
+        return plan.chain is None or self._revocations.refusal(plan.chain) is None
+
+    def _revoked(self, plan: Plan) -> Refusal | None:
+        """Why a call that goes by a plan is to be cut; None where it is not."""
+        return None if plan.chain is None or plan.observed is not None else self._revocations.revoked(plan.chain)
 
     def _ready(self, call: int, number: int, now: int) -> None:
         """A whole request: reserve what it costs."""
@@ -231,14 +235,18 @@ class FastPath:
         hold, until = self._passage.new_hold(now), now + plan.hold_ns
         accounts, counters, rates = cleared.charge
         nano = cleared.quote.amount.nano if accounts else 0
+        fast = self._calls[call] = FastCall(call, plan, cleared, record, hold, nano, self._tell)
+        self._watch()
+        if plan.observed is not None:
+            record.observed, record.agent = plan.observed, plan.agent
+            self._tell(fast)
+            return
         event = make(Reserve, (hold, accounts, nano, plan.note, counters, rates, None, until))
         record.reserving = record.began
-        fast = self._calls[call] = FastCall(call, plan, cleared, record, event, self._tell)
         try:
             self._book.reserve_for(event, fast)
         except LedgerUnavailable as error:
             fast.set_exception(error)
-        self._watch()
 
     def _cleared(self, call: int, plan: Plan, record: CallRecord) -> Cleared | None:
         """What a call is charged to; None where it takes the passage."""
@@ -252,7 +260,7 @@ class FastPath:
         return cleared
 
     def _tell(self, fast: FastCall) -> None:
-        """A call has its outcome. Those of a group are seen to together, and not within the Book."""
+        """A call has its outcome, or needs none. Those of a group are seen to together, and not within the Book."""
         self._told.append(fast)
         if len(self._told) == 1:
             self._loop.call_soon(self._held)
@@ -263,10 +271,10 @@ class FastPath:
         going: list[FastCall] = []
         lines: list[bytes] = []
         for fast in told:
-            outcome, record, event = fast.outcome, fast.record, fast.event
+            outcome, charge = fast.outcome, fast.cleared.charge
             if isinstance(outcome, Granted):
-                if event.accounts or event.counters:
-                    record.hold = event.hold
+                if charge.accounts or charge.counters:
+                    fast.record.hold = fast.hold
                 funds = self._may_go(fast, outcome)
                 if funds is not None:
                     going.append(fast)
@@ -275,23 +283,31 @@ class FastPath:
                 self._deny(fast, Refusal("ledger_unavailable", outcome.detail))
             elif outcome is not None:
                 self._deny(fast, self._passage.refusal(outcome, fast.cleared))
+            else:
+                going.append(fast)
+                lines.append(self._funds(fast, None, fast.cleared.quote.amount.nano))
         if going:
             self._forward(going, lines)
         self._go_on()
 
     def _may_go(self, fast: FastCall, granted: Granted) -> bytes | None:
         """The lines about its money for the client of a call that is to be sent; None if it was refused instead."""
-        record, unit = fast.record, fast.cleared.quote.price.unit
-        revoked = self._revocations.refusal(fast.plan.chain)
+        record, chain = fast.record, fast.plan.chain
+        revoked = None if chain is None else self._revocations.refusal(chain)
         if revoked is not None:
             record.note = f"{revoked.detail} before the call was sent"
             self._settle(fast, sent=False)
             record.hold, record.note = None, ""
             self._deny(fast, revoked)
             return None
+        return self._funds(fast, granted, fast.held)
+
+    def _funds(self, fast: FastCall, granted: Granted | None, nano: int) -> bytes:
+        """The lines for the client of a call that costs `nano`, unless it is metered."""
+        unit = fast.cleared.quote.price.unit
         if fast.usage is None:
-            record.charge(fast.event.amount, unit)
-        return funds_lines(record, granted, unit, disclose_chain=self._passage.disclose_chain)
+            fast.record.charge(nano, unit)
+        return funds_lines(fast.record, granted, unit, disclose_chain=self._passage.disclose_chain)
 
     def _forward(self, going: list[FastCall], lines: list[bytes]) -> None:
         """Send calls, each with the lines for its client."""
@@ -343,15 +359,11 @@ class FastPath:
     def _head(self, call: int, status: int) -> None:
         """An answer with headers that the wire has no rule for."""
         fast = self._calls[call]
-        record, quote, upstream = fast.record, fast.cleared.quote, fast.plan.upstream
-        if fast.usage is None:
-            record.charge(quote.cost(status).nano, quote.price.unit)
+        upstream = fast.plan.upstream
         headers = header_rules.down(self._wire.answer_head(call), origin=upstream.origin, prefix=upstream.prefix)
-        granted = fast.outcome
-        if not isinstance(granted, Granted):
-            raise AssertionError("what is under way was granted")
-        funds = funds_lines(record, granted, quote.price.unit, disclose_chain=self._passage.disclose_chain)
-        self._wire.head(call, lines_of(headers) + funds)
+        granted = fast.outcome if isinstance(fast.outcome, Granted) else None
+        nano = 0 if fast.usage is not None else fast.cleared.quote.cost(status).nano
+        self._wire.head(call, lines_of(headers) + self._funds(fast, granted, nano))
 
     def _use(self, call: int, status: int) -> None:
         """Read what is there of the answer to a call that is metered."""
@@ -393,7 +405,7 @@ class FastPath:
         elif why in _CUTS:
             cut = _CUTS[why]
             record.note, record.fault = cut, LATE.get(cut)
-            revoked = self._revocations.revoked(fast.plan.chain) if cut is Cut.REVOKED else None
+            revoked = self._revoked(fast.plan) if cut is Cut.REVOKED else None
             refusal = revoked or Refusal("upstream_timeout", record.note)
         else:
             refusal = broken(record, native.BROKEN[why])
@@ -413,9 +425,11 @@ class FastPath:
         record = fast.record
         if fast.usage is not None:
             answered(record, fast.usage)
-        if record.hold is not None:
-            quote, held = fast.cleared.quote, fast.event.amount
-            resolved = resolution(record, record.hold, quote, held, sent=sent, usage=fast.usage, kept=None)
+        if record.observed is not None:
+            observe(record, fast.cleared, fast.hold, fast.usage, sent=sent)
+        elif record.hold is not None:
+            quote = fast.cleared.quote
+            resolved = resolution(record, record.hold, quote, fast.held, sent=sent, usage=fast.usage, kept=None)
             self._book.resolve(resolved)
         elif record.status is None:
             record.nano = record.cost = None

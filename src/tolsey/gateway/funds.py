@@ -26,15 +26,17 @@ def funds_headers(
     return headers
 
 
-def funds_lines(record: CallRecord, granted: Granted, unit: str, *, disclose_chain: bool) -> bytes:
+def funds_lines(record: CallRecord, granted: Granted | None, unit: str, *, disclose_chain: bool) -> bytes:
     """The same of a call with a price in `unit`, as it is written."""
     hold = f"tolsey-hold: {record.hold}\r\n" if record.hold else ""
     if record.cost is not None:
         money = f"tolsey-cost: {record.cost}\r\n"
+    elif granted is None:
+        money = ""
     else:
         money = f"tolsey-quote: {format_nano(granted.amount)} {unit}\r\n"
-    told = granted.remaining is not None and disclose_chain
-    remaining = f"tolsey-remaining: {format_nano(granted.remaining or 0)} {unit}\r\n" if told else ""
+    left = None if granted is None or not disclose_chain else granted.remaining
+    remaining = "" if left is None else f"tolsey-remaining: {format_nano(left)} {unit}\r\n"
     return f"{hold}{money}{remaining}".encode("ascii")
 
 

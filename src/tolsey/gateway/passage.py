@@ -10,14 +10,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from tolsey.call import Call
 from tolsey.errors import KeyUnknown, LedgerUnavailable, Refusal, TokenError, TokenForged
 from tolsey.gateway import headers as header_rules
 from tolsey.gateway.agents import agent_of
 from tolsey.gateway.asking import ask
-from tolsey.gateway.clearing import allowed, charged
+from tolsey.gateway.clearing import allowed, charged, observed
 from tolsey.gateway.client import LATE, BodyBroken, BodyTooLarge, Client, Cut, uncancel
 from tolsey.gateway.desk import Desk, buy, take_payment
 from tolsey.gateway.destination import Broken, NotSent
@@ -32,14 +30,14 @@ from tolsey.gateway.recorder import Recorder
 from tolsey.gateway.repeats import answer
 from tolsey.gateway.request import Request, call_of
 from tolsey.gateway.routes import Mode, Route, Routes
-from tolsey.gateway.settling import answered, broken, resolution, unsent
-from tolsey.ledger.events import Granted, Observe, Outcome, Repeated, Reserve, Void
+from tolsey.gateway.settling import answered, broken, observe, resolution, unsent
+from tolsey.ledger.events import Granted, Outcome, Repeated, Reserve, Void
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Quote, Tariff
 from tolsey.store.book import Book
 from tolsey.store.revocations import Revocations
 from tolsey.token.caveats import Network
-from tolsey.token.chain import Chain, Charge
+from tolsey.token.chain import Chain
 from tolsey.token.clearing import clear
 from tolsey.token.l402 import Presented
 from tolsey.token.verifier import Verifier
@@ -178,8 +176,7 @@ class Passage:
         chain = self.chain_of(request, record)
         revoked = None if isinstance(chain, Refusal) else self.revocations.refusal(chain)
         if isinstance(chain, Refusal):
-            trusted = header_rules.is_in(request.socket_peer, self.trusted_proxies)
-            record.agent = agent_of(request.headers, call.peer, self.agents, trusted=trusted)
+            record.agent = self.agent(request, call)
         chosen = tariff.choose(call, request.headers)
         asked = await ask(request, client, route, tariff, call, chosen)
         if isinstance(asked, Refusal) and not client.has_whole_body:
@@ -199,18 +196,13 @@ class Passage:
                     # Else observing would open the account that the payment is to open.
                     cleared = await take_payment(self.desk, chain, record) or cleared
             quote = chosen if isinstance(chosen, Refusal) else tariff.quote(chosen, request.size, asked)
-        going: Cleared | None = None
-        if isinstance(cleared, Cleared):
-            record.observed = ""
-            going = msgspec.structs.replace(cleared, claim=None)
-        else:
-            record.observed = cleared.code
-            if isinstance(quote, Quote):
-                going = Cleared(call, None, quote, Charge((), (), ()), None)
-                if not isinstance(chain, Refusal):
-                    purse = chain.purse(quote.amount.unit) if quote.amount.nano else ()
-                    going = Cleared(call, chain, quote, Charge(purse, chain.counters, chain.rates), None)
+        going = observed(record, cleared, call, chain, quote)
         await self._forward(request, client, route, call, going, None)
+
+    def agent(self, request: Request, call: Call) -> str:
+        """Who seems to make a call that no verified token says it of."""
+        trusted = header_rules.is_in(request.socket_peer, self.trusted_proxies)
+        return agent_of(request.headers, call.peer, self.agents, trusted=trusted)
 
     def chain_of(self, request: Request, record: CallRecord) -> Chain | Refusal:
         """Steps 2 and 3: whose call it is."""
@@ -382,25 +374,11 @@ class Passage:
             meter.stop()
             answered(record, meter.usage)
         if record.observed is not None and cleared is not None:
-            self._settle_observed(record, cleared, meter, sent=sent)
+            usage = None if meter is None else meter.usage
+            observe(record, cleared, self.new_hold(record.at), usage, sent=sent)
         elif granted is not None and record.hold is not None and cleared is not None:
             held = granted.amount if meter is None else meter.held
             usage = None if meter is None else meter.usage
             kept = None if client.recorder is None else client.recorder.kept()
             resolved = resolution(record, record.hold, cleared.quote, held, sent=sent, usage=usage, kept=kept)
             self.book.resolve(resolved)
-
-    def _settle_observed(self, record: CallRecord, cleared: Cleared, meter: Meter | None, *, sent: bool) -> None:
-        """The same for an observed call, of which nothing is held: its cost is written down, whatever it is."""
-        if not sent:
-            record.nano = record.cost = None
-            return
-        quote = cleared.quote
-        cost = record.quoted = quote.amount.nano
-        if record.status is not None:
-            cost = quote.cost(record.status, None if meter is None else meter.usage).nano
-        record.charge(cost, quote.price.unit)
-        accounts, counters, rates = cleared.charge
-        hold = self.new_hold(record.at)
-        held = quote.amount.nano if accounts else 0
-        record.observe = Observe(hold, accounts, held, cost, note_of(record), counters, rates, record.observed or "")

@@ -37,6 +37,9 @@ class Plan:
     `routes`, until the instant `ends` (nanoseconds since the epoch; None: always), while `chain` is not revoked. What
     an entry says of the call is `note`, with its `tags`. With `keep_alive` the connection is good for a next request;
     with `metered` the answer says what the call costs. It does not change.
+
+    On a route that observes, `observed` is the code of the Refusal that the call would meet, or "", and there may be no
+    `chain`, but an `agent`.
     """
 
     routes: Routes
@@ -46,12 +49,14 @@ class Plan:
     method: str
     path: str
     size: int
-    chain: Chain
+    chain: Chain | None
     trace: Trace | None
     tags: Tags
     note: str
     cleared: Cleared | Asking
     keep_alive: bool
+    observed: str | None = None
+    agent: str = ""
     metered: bool = field(init=False)
     ends: int | None = field(init=False)
     links: tuple[Link, ...] = field(init=False)
@@ -59,6 +64,6 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.metered = isinstance(self.cleared, Asking) or self.cleared.quote.varies
-        self.ends = ends_of(self.chain)
-        self.links = self.chain.links
+        self.ends = None if self.chain is None else ends_of(self.chain)
+        self.links = () if self.chain is None else self.chain.links
         self.hold_ns = self.route.hold_ns

@@ -2,8 +2,9 @@
 
 It was cleared when it was made, and what a chain asks of a call is the same for the same call, but for its time. So a
 plan has an end, and what is revoked is asked for every call. Only what is plain has one: a whole head without anything
-that concerns the connection, on a route that enforces a price which does not grow with the call, with a token that it
-is cleared for. For all else there is none, and it takes the passage.
+that concerns the connection, on a route with a price which does not grow with the call, with a token that it is cleared
+for. For all else there is none, and it takes the passage. Where a route observes, what is refused has one too, as long
+as it is refused for the same reason.
 
 Where the price stands in the request's body, as that of an LLM call does, model and price are asked of each call when
 its body is there, and nothing else is.
@@ -16,7 +17,7 @@ import httptools
 from tolsey.call import Call
 from tolsey.errors import Refusal
 from tolsey.gateway.approving import is_approval
-from tolsey.gateway.clearing import allowed, charged
+from tolsey.gateway.clearing import allowed, charged, observed
 from tolsey.gateway.messages import Cleared, add_length, headers_up, note_of, target_of
 from tolsey.gateway.own import OWN_PREFIX
 from tolsey.gateway.passage import Passage
@@ -24,13 +25,13 @@ from tolsey.gateway.plan import Asking, Plan
 from tolsey.gateway.record import CallRecord, llm_call
 from tolsey.gateway.repeats import key_of
 from tolsey.gateway.request import Request, call_of, read_request
-from tolsey.gateway.routes import Mode
+from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.server import MAX_HEADERS, scope_of
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
 from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Tariff
 from tolsey.token.caveats import Model
-from tolsey.token.clearing import Clearance
+from tolsey.token.clearing import Clearance, ends_of
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
@@ -46,7 +47,7 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     if is_approval(path) or path.startswith(OWN_PREFIX) or path in routes.endpoints:
         return None
     route = routes.match(request.method, path)
-    if isinstance(route, Refusal) or route.mode is not Mode.ENFORCE or route.tariff is None:
+    if isinstance(route, Refusal) or route.mode is Mode.PUBLIC or route.tariff is None:
         return None
     upstream = route.upstream
     if not isinstance(upstream, Upstream) or not upstream.is_plain:
@@ -59,22 +60,11 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     now = passage.now()
     call = call_of(request, passage.trusted_proxies, now)._replace(upstream=upstream.name)
     record = CallRecord(now, 0, request.method, path)
-    chain = passage.chain_of(request, record)
-    if isinstance(chain, Refusal) or passage.revocations.refusal(chain) is not None:
-        return None
     chosen = route.tariff.choose(call, request.headers)
     if isinstance(chosen, Refusal) or chosen.price.per_second or chosen.price.per_response_mb:
         return None
-    is_llm = chosen.price.llm is not None
-    clearance = allowed(chain, route.offers, request, record, call, leaving=(Model,) if is_llm else ())
-    if isinstance(clearance, Refusal):
-        return None
-    cleared: Cleared | Asking | None
-    if is_llm:
-        models = dict.fromkeys(term.meaning for term in chain.terms if isinstance(term.meaning, Model))
-        cleared = Asking(request, call, route.tariff, chosen, clearance, tuple(models))
-    else:
-        cleared = _cleared(clearance, request, call, route.tariff, chosen, None)
+    charge = _observed if route.mode is Mode.OBSERVE else _enforced
+    cleared = charge(passage, request, record, call, route, route.tariff, chosen)
     if cleared is None:
         return None
     reads = isinstance(cleared, Asking) or cleared.quote.reads
@@ -88,13 +78,64 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
         request.method,
         path,
         request.size,
-        chain,
+        record.chain,
         request.trace,
         record.tags,
         note_of(record),
         cleared,
         keep_alive=reader.keep_alive,
+        observed=record.observed,
+        agent=record.agent,
     )
+
+
+def _enforced(
+    passage: Passage,
+    request: Request,
+    record: CallRecord,
+    call: Call,
+    route: Route,
+    tariff: Tariff,
+    chosen: Chosen,
+) -> Cleared | Asking | None:
+    """What a call is charged to whose token is to allow it; None where it is refused, or charged to nothing."""
+    chain = passage.chain_of(request, record)
+    if isinstance(chain, Refusal) or passage.revocations.refusal(chain) is not None:
+        return None
+    is_llm = chosen.price.llm is not None
+    clearance = allowed(chain, route.offers, request, record, call, leaving=(Model,) if is_llm else ())
+    if isinstance(clearance, Refusal):
+        return None
+    if not is_llm:
+        return _cleared(clearance, request, call, tariff, chosen, None)
+    models = dict.fromkeys(term.meaning for term in chain.terms if isinstance(term.meaning, Model))
+    return Asking(request, call, tariff, chosen, clearance, tuple(models))
+
+
+def _observed(
+    passage: Passage,
+    request: Request,
+    record: CallRecord,
+    call: Call,
+    route: Route,
+    tariff: Tariff,
+    chosen: Chosen,
+) -> Cleared | None:
+    """What a call counts for that goes on in any case; None where that stands in its body, or may be another the next
+    time: for a token whose key is not there, that is revoked, or whose time is over.
+    """
+    quote = tariff.quote(chosen, request.size, None)
+    if chosen.price.llm is not None or isinstance(quote, Refusal):
+        return None
+    chain = passage.chain_of(request, record)
+    if isinstance(chain, Refusal):
+        record.agent = passage.agent(request, call)
+        return None if record.unknown_key else observed(record, chain, call, chain, quote)
+    ends = ends_of(chain)
+    if passage.revocations.refusal(chain) is not None or (ends is not None and call.now >= ends):
+        return None
+    cleared = passage.price(chain, route.offers, request, record, call, tariff, chosen, None)
+    return observed(record, cleared, call, chain, quote)
 
 
 def cleared_by_body(asking: Asking, record: CallRecord, body: bytes) -> Cleared | None:

@@ -2,8 +2,9 @@
 
 from tolsey.errors import Refusal
 from tolsey.gateway.destination import NotSent
+from tolsey.gateway.messages import Cleared, note_of
 from tolsey.gateway.record import CallRecord
-from tolsey.ledger.events import Kept, Settle, Void
+from tolsey.ledger.events import Kept, Observe, Settle, Void
 from tolsey.pricing.answers import Answer
 from tolsey.pricing.tariff import Quote
 from tolsey.pricing.usage import Usage
@@ -32,6 +33,21 @@ def resolution(
         note = f"unmetered: {note}" if record.unmetered else note
         record.charge(min(held, cost.nano), quote.price.unit)
     return make(Settle, (hold, min(held, cost.nano), note, kept))
+
+
+def observe(record: CallRecord, cleared: Cleared, hold: str, usage: Usage | None, *, sent: bool) -> None:
+    """Write down what an observed call cost, of which nothing is held, whatever that is. `hold` is an id for it."""
+    if not sent:
+        record.nano = record.cost = None
+        return
+    quote = cleared.quote
+    cost = record.quoted = quote.amount.nano
+    if record.status is not None:
+        cost = quote.cost(record.status, usage).nano
+    record.charge(cost, quote.price.unit)
+    accounts, counters, rates = cleared.charge
+    held = quote.amount.nano if accounts else 0
+    record.observe = Observe(hold, accounts, held, cost, note_of(record), counters, rates, record.observed or "")
 
 
 def answered(record: CallRecord, usage: Usage) -> None:
