@@ -135,6 +135,22 @@ def test_a_sync_after_one_that_failed_leaves_no_gap(
     assert fsck(left).difference is None
 
 
+def test_what_is_written_again_in_part_stays_in_doubt(ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = ledgers.open("o1", durability="full")
+    disk = Disk(ledgers.path, monkeypatch)
+    disk.fails = True
+    with pytest.raises(LedgerUnavailable):
+        ledger.run([Reserve("h1", ROOT, 1)], NOON)
+    disk.fails = False
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, at: disk.write(fd, data[: SECTOR * 3], at))
+        with pytest.raises(LedgerFull, match=r"cannot be synced: .*No space left"):
+            ledger.run([Reserve("h1", ROOT, 1)], NOON)
+    assert ledger.wal.in_doubt
+    assert say(ledger.run([Reserve("h1", ROOT, 1)], NOON)[0]) == "granted, 99 left"
+    assert not ledger.wal.in_doubt
+
+
 def wal_size(ledgers: Ledgers) -> int:
     return os.stat(f"{ledgers.path}-wal").st_size
 

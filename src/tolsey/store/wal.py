@@ -4,6 +4,7 @@ Its own, since SQLite's cannot be had from Python. It is for this file alone: to
 file, or of the index beside it, would give up the locks that SQLite holds there.
 """
 
+import errno
 import os
 from bisect import bisect_left
 from pathlib import Path
@@ -44,7 +45,9 @@ class Wal:
         OSError.
         """
         for at in range(0, os.fstat(self.descriptor).st_size, _PIECE):
-            os.pwrite(self.descriptor, os.pread(self.descriptor, _PIECE, at), at)
+            piece = os.pread(self.descriptor, _PIECE, at)
+            if os.pwrite(self.descriptor, piece, at) < len(piece):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.in_doubt = False
 
     def waiting(self) -> int:
