@@ -12,7 +12,8 @@ from tolsey.pricing.usage import Usage
 
 class FastCall:
     """A call on the fast path, waiting for its `hold` of `held` nano-units, and then under way. `plan` is what it
-    follows, charged as `cleared` says; `usage` is there where it is metered.
+    follows, charged as `cleared` says; `usage` is there where it is metered. An observed call waits for nothing, and is
+    written down with `hold` as its id.
     """
 
     __slots__ = ("_told", "call", "cleared", "held", "hold", "outcome", "plan", "record", "usage")

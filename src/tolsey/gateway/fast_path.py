@@ -209,7 +209,11 @@ class FastPath:
         """Whether a call at the instant `now` (nanoseconds since the epoch) goes by a plan."""
         if self._passage.routes is not plan.routes or (plan.ends is not None and now >= plan.ends):
             return False
-        return plan.chain is None or self._revocations.refusal(plan.chain) is None
+        return self._refused(plan) is None
+
+    def _refused(self, plan: Plan) -> Refusal | None:
+        """Why a call that goes by a plan is not to be sent; None where it is."""
+        return None if plan.chain is None else self._revocations.refusal(plan.chain)
 
     def _revoked(self, plan: Plan) -> Refusal | None:
         """Why a call that goes by a plan is to be cut; None where it is not."""
@@ -292,8 +296,7 @@ class FastPath:
 
     def _may_go(self, fast: FastCall, granted: Granted) -> bytes | None:
         """The lines about its money for the client of a call that is to be sent; None if it was refused instead."""
-        record, chain = fast.record, fast.plan.chain
-        revoked = None if chain is None else self._revocations.refusal(chain)
+        record, revoked = fast.record, self._refused(fast.plan)
         if revoked is not None:
             record.note = f"{revoked.detail} before the call was sent"
             self._settle(fast, sent=False)

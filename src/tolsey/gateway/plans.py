@@ -28,10 +28,9 @@ from tolsey.gateway.request import Request, call_of, read_request
 from tolsey.gateway.routes import Mode, Route
 from tolsey.gateway.server import MAX_HEADERS, scope_of
 from tolsey.gateway.upstream import WHOLE_BYTES, Upstream
-from tolsey.pricing.llm import Asked
 from tolsey.pricing.tariff import Chosen, Tariff
 from tolsey.token.caveats import Model
-from tolsey.token.clearing import Clearance, ends_of
+from tolsey.token.clearing import ends_of
 
 _ODD: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """With one of these headers a request is more than a head and a body that is there."""
@@ -63,8 +62,10 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     chosen = route.tariff.choose(call, request.headers)
     if isinstance(chosen, Refusal) or chosen.price.per_second or chosen.price.per_response_mb:
         return None
-    charge = _observed if route.mode is Mode.OBSERVE else _enforced
-    cleared = charge(passage, request, record, call, route, route.tariff, chosen)
+    # What stands in the body of an observed call is read by the passage.
+    if route.mode is Mode.OBSERVE and chosen.price.llm is not None:
+        return None
+    cleared = _clear(passage, request, record, call, route, route.tariff, chosen)
     if cleared is None:
         return None
     reads = isinstance(cleared, Asking) or cleared.quote.reads
@@ -89,7 +90,7 @@ def plan_of(passage: Passage, data: bytes, peer: str) -> Plan | None:
     )
 
 
-def _enforced(
+def _clear(
     passage: Passage,
     request: Request,
     record: CallRecord,
@@ -98,44 +99,29 @@ def _enforced(
     tariff: Tariff,
     chosen: Chosen,
 ) -> Cleared | Asking | None:
-    """What a call is charged to whose token is to allow it; None where it is refused, or charged to nothing."""
-    chain = passage.chain_of(request, record)
-    if isinstance(chain, Refusal) or passage.revocations.refusal(chain) is not None:
-        return None
-    is_llm = chosen.price.llm is not None
-    clearance = allowed(chain, route.offers, request, record, call, leaving=(Model,) if is_llm else ())
-    if isinstance(clearance, Refusal):
-        return None
-    if not is_llm:
-        return _cleared(clearance, request, call, tariff, chosen, None)
-    models = dict.fromkeys(term.meaning for term in chain.terms if isinstance(term.meaning, Model))
-    return Asking(request, call, tariff, chosen, clearance, tuple(models))
-
-
-def _observed(
-    passage: Passage,
-    request: Request,
-    record: CallRecord,
-    call: Call,
-    route: Route,
-    tariff: Tariff,
-    chosen: Chosen,
-) -> Cleared | None:
-    """What a call counts for that goes on in any case; None where that stands in its body, or may be another the next
-    time: for a token whose key is not there, that is revoked, or whose time is over.
+    """What a call is charged to, or counts for where its route observes. None where it is charged to nothing, or may be
+    refused, or met by something else, the next time.
     """
-    quote = tariff.quote(chosen, request.size, None)
-    if chosen.price.llm is not None or isinstance(quote, Refusal):
-        return None
+    observes = route.mode is Mode.OBSERVE
     chain = passage.chain_of(request, record)
     if isinstance(chain, Refusal):
+        if not observes or record.unknown_key:
+            return None
         record.agent = passage.agent(request, call)
-        return None if record.unknown_key else observed(record, chain, call, chain, quote)
+        return observed(record, chain, call, chain, tariff.quote(chosen, request.size, None))
     ends = ends_of(chain)
     if passage.revocations.refusal(chain) is not None or (ends is not None and call.now >= ends):
         return None
+    if chosen.price.llm is not None:
+        clearance = allowed(chain, route.offers, request, record, call, leaving=(Model,))
+        if isinstance(clearance, Refusal):
+            return None
+        models = dict.fromkeys(term.meaning for term in chain.terms if isinstance(term.meaning, Model))
+        return Asking(request, call, tariff, chosen, clearance, tuple(models))
     cleared = passage.price(chain, route.offers, request, record, call, tariff, chosen, None)
-    return observed(record, cleared, call, chain, quote)
+    if observes:
+        return observed(record, cleared, call, chain, tariff.quote(chosen, request.size, None))
+    return _held(cleared)
 
 
 def cleared_by_body(asking: Asking, record: CallRecord, body: bytes) -> Cleared | None:
@@ -151,14 +137,11 @@ def cleared_by_body(asking: Asking, record: CallRecord, body: bytes) -> Cleared 
     call = call._replace(model=asked.model)
     if any(model.refusal(call) is not None for model in asking.models):
         return None
-    return _cleared(asking.clearance, request, call, tariff, chosen, asked)
+    return _held(charged(asking.clearance, request, call, tariff, chosen, asked))
 
 
-def _cleared(
-    clearance: Clearance, request: Request, call: Call, tariff: Tariff, chosen: Chosen, asked: Asked | None
-) -> Cleared | None:
-    """What an allowed call is charged to; None where it is refused, or charged to nothing."""
-    cleared = charged(clearance, request, call, tariff, chosen, asked)
+def _held(cleared: Cleared | Refusal) -> Cleared | None:
+    """What a call is charged to; None where it is refused, or charged to nothing."""
     return None if isinstance(cleared, Refusal) or not any(cleared.charge) else cleared
 
 
